@@ -1,0 +1,30 @@
+"""Marker positivity for every cell of a SpatialData object, read from the pixels.
+
+Importing the package loads neither torch nor spatialdata: the rooms ``pp``,
+``tl``, ``pl``, ``io``, ``datasets`` and ``models`` are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nimbus_sd import datasets, io, models, pl, pp, tl
+
+__version__ = version("nimbus-sd")
+__all__ = ["__version__", "datasets", "io", "models", "pl", "pp", "tl"]
+
+_ROOMS = frozenset(__all__) - {"__version__"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"nimbus_sd.{name}")
+    msg = f"module 'nimbus_sd' has no attribute {name!r}; valid: {', '.join(sorted(__all__))}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

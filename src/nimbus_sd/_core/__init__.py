@@ -1,0 +1,1 @@
+"""Names, errors, validation, lazy exports: what every other floor stands on."""

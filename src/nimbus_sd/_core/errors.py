@@ -1,0 +1,34 @@
+"""The errors users see: each says what, where, what would be valid and what to do."""
+
+from __future__ import annotations
+
+
+class NimbusError(Exception):
+    """Base of every error that nimbus_sd raises on purpose."""
+
+
+class InputError(NimbusError, ValueError):
+    """An image, labels element, table or argument that can't be used as given."""
+
+
+class ElementNotFoundError(NimbusError, KeyError):
+    """A name that is not in the object; the message lists the names that are."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WeightsError(NimbusError, ValueError):
+    """Weights whose hash, keys, shapes or card don't fit."""
+
+
+class OfflineError(NimbusError, OSError):
+    """Weights that have to be downloaded, and no network to do it with."""
+
+
+class MissingExtraError(NimbusError, ImportError):
+    """A feature whose optional dependency is not installed."""
+
+
+class NimbusWarning(UserWarning):
+    """Something legal that the user probably wants to know."""

@@ -1,0 +1,125 @@
+"""Bring an image and its labels onto one pixel grid when their transformations differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from nimbus_sd.arrays import Interval
+from nimbus_sd.engine.source import ImageSource, LabelSource
+
+
+def is_identity(matrix: np.ndarray) -> bool:
+    """Whether a (y, x) pixel map moves nothing by more than a thousandth of a px."""
+    return bool(np.allclose(matrix, np.eye(3), atol=1e-3))
+
+
+def pixel_map(to_world_from: np.ndarray, to_world_to: np.ndarray) -> np.ndarray:
+    """3 x 3 map of (y, x, 1) pixel *indices* from one grid to another.
+
+    Transformations act on (x, y) coordinates in which pixel 0 spans 0 to 1, so
+    half a px is added before and taken off after.
+    """
+    swap = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    centre = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    matrix = np.linalg.inv(to_world_to) @ to_world_from
+    return np.linalg.inv(centre) @ swap @ matrix @ swap @ centre
+
+
+def _source_rect(
+    matrix: np.ndarray, y: Interval, x: Interval, shape: tuple[int, int]
+) -> tuple[Interval, Interval]:
+    corners = np.array([[a, b, 1.0] for a in (y.start, y.stop - 1) for b in (x.start, x.stop - 1)]).T
+    mapped = (matrix @ corners)[:2]
+    rect = []
+    for low, high, n in zip(np.floor(mapped.min(1)) - 1, np.ceil(mapped.max(1)) + 2, shape, strict=True):
+        start = int(np.clip(low, 0, n - 1))
+        rect.append(Interval(start, int(np.clip(high, start + 1, n))))
+    return rect[0], rect[1]
+
+
+def _warp(
+    plane: np.ndarray, matrix: np.ndarray, out: tuple[Interval, Interval], origin: np.ndarray, order: int
+) -> np.ndarray:
+    offset = matrix[:2] @ np.array([out[0].start, out[1].start, 1.0]) - origin
+    shape = (out[0].size, out[1].size)
+    return ndimage.affine_transform(
+        plane, matrix[:2, :2], offset, output_shape=shape, order=order, mode="grid-constant"
+    )
+
+
+@dataclass(frozen=True)
+class WarpedImage:
+    """An image seen on another grid (bilinear; 0 outside), read by rectangle.
+
+    Parameters
+    ----------
+    source
+        Image on its own grid.
+    matrix
+        From indices of the new grid to indices of the image's.
+    shape
+        (y, x) of the new grid.
+    """
+
+    source: ImageSource
+    matrix: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return self.source.name
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The image's channels."""
+        return self.source.channels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Interpolated pixels are floats."""
+        return np.dtype(np.float32)
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Chunks of the image's own grid."""
+        return self.source.chunks
+
+    def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
+        """Return ``(len(channels), y, x)`` pixels of the new grid."""
+        rect = _source_rect(self.matrix, y, x, self.source.shape)
+        raw = self.source.read(channels, *rect).astype(np.float32)
+        origin = np.array([rect[0].start, rect[1].start])
+        return np.stack([_warp(plane, self.matrix, (y, x), origin, 1) for plane in raw])
+
+
+@dataclass(frozen=True)
+class WarpedLabels:
+    """Labels seen on another grid (nearest; background outside), read by rectangle."""
+
+    source: LabelSource
+    matrix: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The labels' name."""
+        return self.source.name
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The labels' dtype."""
+        return self.source.dtype
+
+    def read(self, y: Interval, x: Interval) -> np.ndarray:
+        """Return ``(y, x)`` label ids of the new grid."""
+        rect = _source_rect(self.matrix, y, x, self.source.shape)
+        raw = self.source.read(*rect)
+        # ids above 2**53 would not survive ndimage's float64: warp positions instead
+        positions = np.arange(1, raw.size + 1, dtype=np.float64).reshape(raw.shape)
+        origin = np.array([rect[0].start, rect[1].start])
+        where = _warp(positions, self.matrix, (y, x), origin, 0).astype(np.int64)
+        return np.concatenate([np.zeros(1, raw.dtype), raw.reshape(-1)])[where]

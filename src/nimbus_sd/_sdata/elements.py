@@ -1,0 +1,166 @@
+"""Look up images and labels of a SpatialData object and read rectangles of them lazily."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from spatialdata import SpatialData
+from spatialdata.transformations import get_transformation
+
+from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd.arrays import Interval
+
+MICRONS = "microns"
+ATTRS_KEY = "nimbus_sd"
+
+
+def finest(element: Any) -> xr.DataArray:
+    """The full-resolution array of a single-scale or multiscale element."""
+    if not isinstance(element, xr.DataTree):
+        return element
+    scale = element[next(iter(element.children))].to_dataset()
+    return next(iter(scale.data_vars.values()))
+
+
+def get_image(sdata: SpatialData, name: str) -> xr.DataArray:
+    """Full-resolution ``(c, y, x)`` image; errors name the valid ones."""
+    if name not in sdata.images:
+        msg = f"no image {name!r} in the object; images: {_names(sdata.images)}"
+        raise ElementNotFoundError(msg)
+    array = finest(sdata.images[name])
+    if array.dims != ("c", "y", "x"):
+        msg = f"image {name!r} has dimensions {array.dims}; valid: (c, y, x); take one plane of a stack"
+        raise InputError(msg)
+    if array.dtype.kind not in "uifb":
+        msg = f"image {name!r} has dtype {array.dtype}; valid: integers, float16, float32, float64"
+        raise InputError(msg)
+    return array
+
+
+def get_labels(sdata: SpatialData, name: str) -> xr.DataArray:
+    """Full-resolution ``(y, x)`` integer labels; errors name the valid ones."""
+    if name not in sdata.labels:
+        msg = f"no labels {name!r} in the object; labels: {_names(sdata.labels)}"
+        raise ElementNotFoundError(msg)
+    array = finest(sdata.labels[name])
+    if array.dims != ("y", "x"):
+        msg = f"labels {name!r} have dimensions {array.dims}; valid: (y, x); take one plane of a stack"
+        raise InputError(msg)
+    if array.dtype.kind not in "uib":
+        msg = (
+            f"labels {name!r} have dtype {array.dtype}; valid: integers, 0 = background. "
+            "Cast them with .astype('uint32') and store them again"
+        )
+        raise InputError(msg)
+    return array
+
+
+def _names(elements: Any) -> str:
+    return ", ".join(map(repr, elements)) or "none"
+
+
+def channel_names(image: xr.DataArray) -> tuple[str, ...]:
+    """Channel names as strings; their positions where the image has none."""
+    names = image.coords["c"].values if "c" in image.coords else range(len(image))
+    return tuple(str(c) for c in names)
+
+
+def affine(sdata: SpatialData, kind: str, name: str, system: str) -> np.ndarray:
+    """3 x 3 matrix from the element's full-resolution (x, y) to a coordinate system."""
+    transformation = get_transformation(getattr(sdata, kind)[name], to_coordinate_system=system)
+    return transformation.to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+
+
+def systems(sdata: SpatialData, kind: str, name: str) -> list[str]:
+    """Coordinate systems of an element."""
+    return list(get_transformation(getattr(sdata, kind)[name], get_all=True))
+
+
+def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
+    """µm per px from the transformation to ``"microns"``, else from ``sdata.attrs``; None if neither knows.
+
+    Raises
+    ------
+    InputError
+        If the pixels are not square.
+    """
+    if MICRONS in systems(sdata, kind, name):
+        linear = affine(sdata, kind, name, MICRONS)[:2, :2]
+        sides = np.linalg.norm(linear, axis=0)
+        if not np.isclose(sides[0], sides[1], rtol=0.01):
+            msg = (
+                f"{kind} {name!r}: pixels are {sides[0]:g} x {sides[1]:g} µm, not square; resample the "
+                "element, or pass mpp= if the transformation is wrong"
+            )
+            raise InputError(msg)
+        return float(sides.mean())
+    stored = sdata.attrs.get(ATTRS_KEY, {}).get("mpp")
+    return None if stored is None else float(stored)
+
+
+def _compute(array: Any) -> np.ndarray:
+    # readers are threads already: dask must not start more, nor use a distributed client
+    return array.compute(scheduler="synchronous") if isinstance(array, da.Array) else np.asarray(array)
+
+
+def _dask_chunks(array: xr.DataArray) -> tuple[tuple[int, ...], ...]:
+    if isinstance(array.data, da.Array):
+        return array.data.chunks
+    return tuple((n,) for n in array.shape)
+
+
+@dataclass(frozen=True)
+class ElementImage:
+    """An image element as an :class:`~nimbus_sd.engine.source.ImageSource`."""
+
+    name: str
+    array: xr.DataArray = field(repr=False)
+    channels: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) px."""
+        return self.array.shape[1], self.array.shape[2]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Pixel dtype."""
+        return self.array.dtype
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Chunk sizes along c, y, x."""
+        return _dask_chunks(self.array)  # type: ignore[return-value]
+
+    def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
+        """Return ``(len(channels), y, x)`` pixels."""
+        first, last = min(channels), max(channels)
+        contiguous = channels == list(range(first, last + 1))
+        index = slice(first, last + 1) if contiguous else channels
+        return _compute(self.array.data[index, y.slice, x.slice])
+
+
+@dataclass(frozen=True)
+class ElementLabels:
+    """A labels element as a :class:`~nimbus_sd.engine.source.LabelSource`."""
+
+    name: str
+    array: xr.DataArray = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) px."""
+        return self.array.shape[0], self.array.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Label dtype."""
+        return self.array.dtype
+
+    def read(self, y: Interval, x: Interval) -> np.ndarray:
+        """Return ``(y, x)`` label ids."""
+        return _compute(self.array.data[y.slice, x.slice])

@@ -1,0 +1,101 @@
+"""Several samples with one list of markers: what every streaming function starts from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spatialdata import SpatialData
+
+from nimbus_sd._core.channels import NOT_MARKERS, select_channels
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.progress import progress_bar
+from nimbus_sd._sdata.resolve import ResolvedSample, resolve_pairs, resolve_sample
+from nimbus_sd.engine.normalization import Normalization, fit_normalization
+
+log = logging.getLogger("nimbus_sd")
+
+_MEANING = {
+    "empty": "all pixels are 0; every score will be near 0",
+    "sparse": "too few positive pixels for the quantile; the maximum is used as scale",
+    "saturated": "the quantile is at the detector's full scale; bright cells can't be told apart",
+    "debris": "a few very bright spots set the scale; check for debris, or lower quantile=",
+}
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Resolved samples and the markers they have in common."""
+
+    samples: tuple[ResolvedSample, ...]
+    channels: tuple[str, ...]
+
+
+def resolve_samples(
+    sdata: SpatialData,
+    *,
+    image: str | Mapping[str, str] | None,
+    labels: str | Sequence[str] | None,
+    channels: str | Sequence[str],
+    coordinate_system: str | None = None,
+    mpp: float | None = None,
+    exclude: str = NOT_MARKERS,
+    need_mpp: bool = True,
+) -> SampleSet:
+    """Resolve pairs, check pixel sizes and choose the channels; reads metadata only.
+
+    Raises
+    ------
+    InputError
+        If the images have different channels, or the pixel size is unknown.
+    """
+    pairs = resolve_pairs(sdata, image=image, labels=labels, coordinate_system=coordinate_system)
+    samples = tuple(resolve_sample(sdata, pair, mpp=mpp) for pair in pairs)
+    chosen: list[str] | None = None
+    for sample in samples:
+        native = sample.native_image
+        mine, skipped = select_channels(native.channels, channels, where=native.name, exclude=exclude)
+        if chosen is None and skipped:
+            log.warning(
+                "channels left out: %s (pass channels='all' or a list to use them)", ", ".join(skipped)
+            )
+        if chosen is not None and set(mine) != set(chosen):
+            differ = sorted(set(mine) ^ set(chosen))
+            msg = (
+                f"images {samples[0].native_image.name!r} and {native.name!r} differ in channels {differ}; "
+                "name those that all have with channels=[...]"
+            )
+            raise InputError(msg)
+        chosen = chosen or mine
+        if need_mpp and sample.sample.mpp is None:
+            msg = (
+                f"image {native.name!r}: the pixel size is unknown. Pass mpp= (µm per px, e.g. 0.5), or "
+                "store it: a Scale transformation to the coordinate system 'microns', or "
+                "sdata.attrs['nimbus_sd'] = {'mpp': 0.5}"
+            )
+            raise InputError(msg)
+    return SampleSet(samples, tuple(chosen or ()))
+
+
+def fit_over(
+    samples: SampleSet, *, quantile: float, rule: str, n_threads: int, progress: bool
+) -> Normalization:
+    """Fit one normalisation over all images of a sample set, each counted once; warn of flagged channels."""
+    images = {s.native_image.name: s.native_image for s in samples.samples}
+    total = sum(i.shape[0] * i.shape[1] for i in images.values()) * len(samples.channels)
+    with progress_bar(total, description="quantiles", unit="px", show=progress, scale=True) as advance:
+        fitted = fit_normalization(
+            list(images.values()),
+            samples.channels,
+            quantile=quantile,
+            rule=rule,
+            n_threads=n_threads,
+            on_progress=advance,
+        )
+    for flag, meaning in _MEANING.items():
+        named = [c for c, f in zip(fitted.channels, fitted.flags, strict=True) if f == flag]
+        if named:
+            warnings.warn(f"{flag} channels: {', '.join(named)} ({meaning})", NimbusWarning, stacklevel=4)
+    return fitted

@@ -1,0 +1,179 @@
+"""The table contract: build the annotating table, or join scores onto one that exists."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+from spatialdata.models import TableModel
+
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._sdata.resolve import ResolvedSample
+from nimbus_sd.arrays import Partials
+
+REGION, INSTANCE = "region", "instance_id"
+
+
+def world_positions(partials: Partials, sample: ResolvedSample) -> np.ndarray:
+    """Centroids (x, y) in the sample's coordinate system, float64 ``(n, 2)``."""
+    y, x = (partials.sums["position"] / partials.count[:, None] + 0.5).T
+    return (sample.to_world @ np.stack([x, y, np.ones_like(x)]))[:2].T
+
+
+def observations(partials: Partials, sample: ResolvedSample) -> pd.DataFrame:
+    """``obs`` of one sample: region, instance id, area, number of tiles."""
+    region = sample.pair.labels
+    obs = pd.DataFrame(
+        {
+            REGION: region,
+            INSTANCE: partials.ids.astype(np.int64),
+            "area_px": partials.count.astype(np.int64),
+        },
+        index=[f"{region}_{i}" for i in partials.ids],
+    )
+    if sample.sample.mpp is not None:
+        obs["area_um2"] = partials.count * sample.sample.mpp**2
+    if "n_tiles" in partials.sums:
+        obs["n_tiles"] = partials.sums["n_tiles"][:, 0].astype(np.int64)
+    return obs
+
+
+def build_table(
+    samples: Sequence[ResolvedSample],
+    partials: Sequence[Partials],
+    *,
+    x: Sequence[np.ndarray],
+    layers: Mapping[str, Sequence[np.ndarray]],
+    var: pd.DataFrame,
+    uns: Mapping[str, Any],
+) -> ad.AnnData:
+    """Assemble one annotating table from the merged partials of every sample.
+
+    Parameters
+    ----------
+    samples, partials
+        In the same order.
+    x
+        Per sample, ``(n, k)``.
+    layers
+        Name to one ``(n, k)`` array per sample.
+    var
+        Indexed by marker.
+    uns
+        Key to scalars, strings, arrays and dicts of these.
+
+    Raises
+    ------
+    InputError
+        If no sample has a labelled pixel.
+    """
+    empty = [s.pair.labels for s, p in zip(samples, partials, strict=True) if p.ids.size == 0]
+    if len(empty) == len(samples):
+        msg = f"labels {', '.join(map(repr, empty))}: no labelled pixel; check the segmentation"
+        raise InputError(msg)
+    if empty:
+        warnings.warn(
+            f"no labelled pixel in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3
+        )
+    kept = [i for i, p in enumerate(partials) if p.ids.size]
+    regions = [samples[i].pair.labels for i in kept]
+    obs = pd.concat([observations(partials[i], samples[i]) for i in kept])
+    obs[REGION] = pd.Categorical(obs[REGION], categories=regions)
+    table = ad.AnnData(
+        X=np.concatenate([x[i] for i in kept]).astype(np.float32),
+        obs=obs,
+        var=var,
+        layers={
+            name: np.concatenate([each[i] for i in kept]).astype(np.float32) for name, each in layers.items()
+        },
+        obsm={"spatial": np.concatenate([world_positions(partials[i], samples[i]) for i in kept])},
+        uns=dict(uns),
+    )
+    return TableModel.parse(table, region=regions, region_key=REGION, instance_key=INSTANCE)
+
+
+def check_free(sdata: SpatialData, name: str, *, overwrite: bool) -> None:
+    """Raise unless a table can be stored under `name`."""
+    if name in sdata.tables:
+        if not overwrite:
+            msg = f"table {name!r} exists; pass overwrite=True to replace it, or another table="
+            raise InputError(msg)
+    elif name in sdata:
+        msg = f"{name!r} is the name of another element; pass another table="
+        raise InputError(msg)
+
+
+def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.AnnData:
+    """Return the table `name`, checked to annotate every labels element of `regions`.
+
+    Raises
+    ------
+    ElementNotFoundError
+        If there is no such table.
+    InputError
+        If it annotates nothing, or other labels.
+    """
+    if name not in sdata.tables:
+        known = ", ".join(map(repr, sdata.tables)) or "none"
+        msg = f"no table {name!r} in the object; tables: {known}"
+        raise ElementNotFoundError(msg)
+    table = sdata.tables[name]
+    attrs = table.uns.get(TableModel.ATTRS_KEY)
+    annotated = (
+        [] if attrs is None else list(pd.unique(table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str)))
+    )
+    missing = [r for r in regions if r not in annotated]
+    if missing:
+        msg = (
+            f"table {name!r} annotates {annotated or 'nothing'}, not {missing}; choose the labels it "
+            "annotates with labels=, or another table with into="
+        )
+        raise InputError(msg)
+    return table
+
+
+def join_layer(
+    table: ad.AnnData,
+    layer: str,
+    regions: Sequence[str],
+    partials: Sequence[Partials],
+    values: Sequence[np.ndarray],
+    channels: Sequence[str],
+) -> np.ndarray:
+    """Values for a layer of an existing table, joined on region and instance id.
+
+    Rows whose label has no pixel, rows of other regions and markers that were not
+    scored get NaN; a label that no row annotates is left out. Both are counted in
+    a warning.
+
+    Returns
+    -------
+    float32 ``(table.n_obs, table.n_vars)``.
+    """
+    attrs = table.uns[TableModel.ATTRS_KEY]
+    region = table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
+    instance = table.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy()
+    out = np.full(table.shape, np.nan, dtype=np.float32)
+    columns = table.var_names.get_indexer(list(channels))
+    known = columns >= 0
+    without_pixels = without_row = 0
+    for name, part, scores in zip(regions, partials, values, strict=True):
+        rows = np.flatnonzero(region == name)
+        position = pd.Index(part.ids).get_indexer(instance[rows].astype(np.int64))
+        found = position >= 0
+        out[np.ix_(rows[found], columns[known])] = scores[position[found]][:, known]
+        without_pixels += int((~found).sum())
+        without_row += part.ids.size - int(np.unique(position[found]).size)
+    if without_pixels or without_row:
+        warnings.warn(
+            f"layer {layer!r}: {without_pixels} rows have no labelled pixel and got NaN; {without_row} "
+            "labels have no row in the table and were left out",
+            NimbusWarning,
+            stacklevel=3,
+        )
+    return out

@@ -1,0 +1,1 @@
+"""Prediction and training on arrays: runs where only NumPy, SciPy, torch and dask exist."""

@@ -1,0 +1,157 @@
+"""From a tile's pixels and labels to the network's input, and from its output to partials."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from nimbus_sd._core.errors import InputError
+from nimbus_sd.arrays import Interval, LabelIndex, Tile, TilePlan, check_pixels, interior_mask, resample_axis
+from nimbus_sd.engine.source import LabelSource, Sample
+
+
+@dataclass(frozen=True)
+class TileLabels:
+    """What a tile's labels decide, computed once for all its channels.
+
+    Attributes
+    ----------
+    index
+        Labels of the owned pixels.
+    gather
+        Matrix from core model px to label sums at full resolution.
+    mask
+        Interior mask at model resolution, float32 ``outer_shape``.
+    """
+
+    index: LabelIndex
+    gather: sparse.csr_array
+    mask: np.ndarray
+
+
+def read_tile_labels(labels: LabelSource, plan: TilePlan, tile: Tile) -> TileLabels | None:
+    """Read the labels of a tile; None when no labelled pixel is owned by it."""
+    # one px of margin: an interior pixel's neighbours must be known
+    rect = [
+        Interval(max(r.start - 1, 0), min(r.stop + 1, n))
+        for r, n in zip(tile.read, labels.shape, strict=True)
+    ]
+    array = labels.read(*rect)
+    owned = tuple(slice(o.start - r.start, o.stop - r.start) for o, r in zip(tile.owned, rect, strict=True))
+    index = LabelIndex(array[owned])
+    if index.ids.size == 0:
+        return None
+    coarse = [
+        axis.model_index(o.start, o.stop) - c.start
+        for axis, o, c in zip((plan.y, plan.x), tile.owned, tile.core, strict=True)
+    ]
+    size = tile.core[0].size * tile.core[1].size
+    gather = index.gather(coarse[0], coarse[1], tile.core[1].size)
+    gather.resize((index.ids.size, size))
+    nearest = [
+        axis.nearest(o.start, o.stop) - r.start
+        for axis, o, r in zip((plan.y, plan.x), tile.outer, rect, strict=True)
+    ]
+    mask = interior_mask(array)[np.ix_(*nearest)].astype(np.float32)
+    return TileLabels(index, gather, mask)
+
+
+class TileLabelCache:
+    """Labels of the tiles in flight, so that the channel groups of a tile share one read."""
+
+    def __init__(self, labels: LabelSource, plan: TilePlan, *, keep: int) -> None:
+        self._source, self._plan, self._keep = labels, plan, keep
+        self._entries: dict[int, Future[TileLabels | None]] = {}
+        self._lock = Lock()
+
+    def get(self, tile: Tile) -> TileLabels | None:
+        """Return the tile's labels; the first caller reads, the others wait for it."""
+        with self._lock:
+            future = self._entries.get(tile.index)
+            mine = future is None
+            if future is None:
+                future = self._entries[tile.index] = Future()
+                for old in list(self._entries)[: -self._keep]:
+                    del self._entries[old]
+        if mine:
+            try:
+                future.set_result(read_tile_labels(self._source, self._plan, tile))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        return future.result()
+
+
+@dataclass(frozen=True)
+class TileInput:
+    """One tile and channel group, ready for the network.
+
+    Attributes
+    ----------
+    labels
+        None when nothing is to be computed; the other fields are then empty.
+    batch
+        ``(g, 2, y, x)`` model px: transformed marker and mask.
+    intensity
+        Raw sums per label, float64 ``(n, g)``.
+    """
+
+    tile: Tile
+    group: tuple[int, ...]
+    labels: TileLabels | None
+    batch: Tensor | None = None
+    intensity: np.ndarray | None = None
+
+
+def prepare(
+    sample: Sample,
+    plan: TilePlan,
+    tile: Tile,
+    group: tuple[int, ...],
+    labels: TileLabels | None,
+    *,
+    scale: np.ndarray,
+    transform: str,
+    dtype: torch.dtype,
+    intensity: bool,
+) -> TileInput:
+    """Read the pixels of a channel group and build the network's input."""
+    if labels is None:
+        return TileInput(tile, group, None)
+    raw = sample.image.read(list(group), *tile.read)
+    for i, plane in zip(group, raw, strict=True):
+        try:
+            check_pixels(plane)
+        except InputError as error:
+            msg = f"image {sample.image.name!r}, channel {sample.image.channels[i]!r}: {error}"
+            raise InputError(msg) from error
+    marker = to_model_pixels(raw, plan, tile, scale=scale, transform=transform)
+    batch = torch.empty((len(group), 2, *tile.outer_shape), dtype=dtype, memory_format=torch.channels_last)
+    batch[:, 0] = torch.from_numpy(marker)
+    batch[:, 1] = torch.from_numpy(labels.mask)
+    sums = None
+    if intensity:
+        owned = tuple(
+            slice(o.start - r.start, o.stop - r.start) for o, r in zip(tile.owned, tile.read, strict=True)
+        )
+        sums = labels.index.sum(raw[:, *owned])
+    return TileInput(tile, group, labels, batch, sums)
+
+
+def to_model_pixels(
+    raw: np.ndarray, plan: TilePlan, tile: Tile, *, scale: np.ndarray, transform: str
+) -> np.ndarray:
+    """Normalise ``clip(x / scale, 0, 1)``, resample to model px, transform: float32 ``(g, y, x)``."""
+    x = raw.astype(np.float32)
+    x *= (1.0 / scale).astype(np.float32)[:, None, None]
+    np.minimum(x, 1.0, out=x)
+    for axis, mapping, outer, read in zip((-2, -1), (plan.y, plan.x), tile.outer, tile.read, strict=True):
+        lower, upper, weight = mapping.linear(outer.start, outer.stop)
+        x = resample_axis(x, lower - read.start, upper - read.start, weight, axis=axis)
+    return np.sqrt(x) if transform == "sqrt" else x

@@ -1,0 +1,99 @@
+"""Where and how precisely the network runs: device, dtype, folding, memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nimbus_sd._core.errors import InputError
+from nimbus_sd.models.unet import UNet
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """Pick cuda, then mps, then cpu for ``"auto"``; check that a named device is there.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown or absent.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        msg = f"device={device!r} is not a device name; valid: 'auto', {', '.join(available_devices())}"
+        raise InputError(msg) from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (found.index or 0) >= there.get(found.type, 0):
+        msg = f"device={device!r} is not on this machine; valid: 'auto', {', '.join(available_devices())}"
+        raise InputError(msg)
+    return found
+
+
+def available_devices() -> list[str]:
+    """Names that ``device=`` accepts here."""
+    out = ["'cpu'"] + [f"'cuda:{i}'" for i in range(torch.cuda.device_count())]
+    return [*out, "'mps'"] if torch.backends.mps.is_available() else out
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``"auto"`` is bfloat16 where the hardware multiplies it natively, else float32."""
+    if precision == "auto":
+        return "bfloat16" if _native_bfloat16(device) else "float32"
+    if precision not in PRECISIONS:
+        msg = f"precision={precision!r}; valid: 'auto', {', '.join(map(repr, PRECISIONS))}"
+        raise InputError(msg)
+    return precision
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+    return False
+
+
+def deploy(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """An inference copy: batch norms folded, weights cast, channels last, on the device."""
+    net = net.folded() if isinstance(net, UNet) else net
+    net = net.to(device=device, dtype=PRECISIONS[precision])
+    return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """Bytes that activations may take, and bytes per model px of one batch item."""
+
+    available: int
+    per_pixel: int
+
+    @property
+    def pixels(self) -> int:
+        """Model px that fit."""
+        return max(self.available // self.per_pixel, 1)
+
+
+def memory_budget(net: nn.Module, device: torch.device, precision: str) -> MemoryBudget:
+    """A third of the free memory, and the peak of live activations at the first level."""
+    width = net.config.width if isinstance(net, UNet) else 64
+    # skip + concatenation (2x) + block output + two temporaries, each `width` values per px
+    per_pixel = 8 * width * (2 if precision == "bfloat16" else 4)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
+    return MemoryBudget(available=free // 3, per_pixel=per_pixel)
+
+
+def _free_host_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not on every system
+        return 4 << 30

@@ -1,0 +1,298 @@
+"""Score every label of a sample: readers feed one device, probabilities become partials at once.
+
+The result does not depend on tile size, chunks, batch size or thread count: it
+equals one forward pass over the whole padded image.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd.arrays import (
+    VIEWS,
+    Partials,
+    Tile,
+    TilePlan,
+    apply_view,
+    invert_view,
+    merge_partials,
+    plan_tiles,
+)
+from nimbus_sd.arrays.reduce import check_label_dtype
+from nimbus_sd.arrays.rescale import scale_factor
+from nimbus_sd.engine.block import TileInput, TileLabelCache, prepare
+from nimbus_sd.engine.device import PRECISIONS, deploy, memory_budget, resolve_device, resolve_precision
+from nimbus_sd.engine.readahead import read_ahead
+from nimbus_sd.engine.source import Sample
+from nimbus_sd.models.loading import LoadedModel
+
+_TILES = (2048, 1024, 512, 256, 128)
+_GROUP_BYTES = 256 << 20
+
+MapWriter = Callable[[Tile, Sequence[int], np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How to run; none of it but `views` and `precision` changes the scores.
+
+    Parameters
+    ----------
+    views
+        Test-time views to average, keys of :data:`nimbus_sd.arrays.VIEWS`.
+    tile
+        Side of a tile's core in model px; None takes the largest that memory allows.
+    batch_size
+        Markers per forward pass; None finds it from memory.
+    n_threads
+        Reader threads.
+    device, precision
+        ``"auto"`` or a name.
+    per_view
+        Keep the sums of every view, for the spread over them.
+    intensity
+        Sum raw intensities as well.
+    """
+
+    views: tuple[str, ...] = ("identity",)
+    tile: int | None = None
+    batch_size: int | None = None
+    n_threads: int = 2
+    device: str = "auto"
+    precision: str = "auto"
+    per_view: bool = False
+    intensity: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = [v for v in self.views if v not in VIEWS]
+        if unknown or not self.views or len(set(self.views)) < len(self.views):
+            msg = f"views={self.views!r}: give each view once; valid: {', '.join(VIEWS)}"
+            raise InputError(msg)
+        if self.batch_size is not None and self.batch_size < 1:
+            msg = f"batch_size={self.batch_size} must be at least 1, or None to find it from memory"
+            raise InputError(msg)
+        if self.n_threads < 0:
+            msg = f"n_threads={self.n_threads} must be 0 (read in the main thread) or more"
+            raise InputError(msg)
+
+
+class Predictor:
+    """A deployed network that turns samples into partials.
+
+    Parameters
+    ----------
+    model
+        From :func:`nimbus_sd.models.load`.
+    config
+        How to run.
+    """
+
+    def __init__(self, model: LoadedModel, config: PredictConfig | None = None) -> None:
+        self.card = model.card
+        self.config = config or PredictConfig()
+        self.device = resolve_device(self.config.device)
+        self.precision = resolve_precision(self.config.precision, self.device)
+        self.net = deploy(model.net, self.device, self.precision)
+        self.budget = memory_budget(model.net, self.device, self.precision)
+        self._batch_limit = self.config.batch_size
+
+    def plan(self, sample: Sample) -> TilePlan:
+        """Tiles of a sample, from its metadata alone."""
+        check_label_dtype(sample.labels.dtype)
+        if sample.mpp is None:
+            msg = f"labels {sample.region!r}: the pixel size is unknown; pass mpp= (µm per px)"
+            raise InputError(msg)
+        factor = scale_factor(sample.mpp, self.card.mpp)
+        tile = self.config.tile or self._auto_tile(sample, factor)
+        return plan_tiles(
+            sample.labels.shape, factor=factor, tile=tile, halo=self.card.halo, stride=self.card.stride
+        )
+
+    def _auto_tile(self, sample: Sample, factor: float) -> int:
+        side = max(sample.labels.shape) / factor
+        stride = self.card.stride
+        for tile in _TILES:
+            needed = min(tile + 2 * self.card.halo, side + stride)
+            if needed**2 <= self.budget.pixels:
+                return max(tile // stride, 1) * stride
+        return max(_TILES[-1] // stride, 1) * stride
+
+    def run(
+        self,
+        sample: Sample,
+        channels: Sequence[str],
+        scale: np.ndarray,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        on_map: MapWriter | None = None,
+    ) -> Partials:
+        """Score all labels of a sample.
+
+        Parameters
+        ----------
+        sample
+            Image and labels on one grid.
+        channels
+            Markers to score.
+        scale
+            Intensity of each that maps to 1, ``(k,)``.
+        on_progress
+            Called with the number of tiles x markers done since the last call.
+        on_map
+            Called with tile, marker positions and full-resolution probabilities
+            ``(g, y, x)`` of the tile's owned pixels.
+
+        Returns
+        -------
+        Partials with sums ``score`` ``(n, k)``, ``position`` (y, x in px)
+        ``(n, 2)``, ``n_tiles`` ``(n, 1)`` and, as configured, ``intensity``
+        ``(n, k)`` and ``score_view`` ``(n, k, views)``.
+        """
+        plan = self.plan(sample)
+        parts = []
+        for tile_inputs in self._tiles(sample, plan, channels, scale):
+            first = tile_inputs[0]
+            if first.labels is not None:
+                parts.append(self._score_tile(tile_inputs, plan, len(channels), on_map))
+            if on_progress:
+                on_progress(len(channels))
+        return merge_partials(parts)
+
+    def _tiles(
+        self, sample: Sample, plan: TilePlan, channels: Sequence[str], scale: np.ndarray
+    ) -> Iterator[list[TileInput]]:
+        position = {c: i for i, c in enumerate(sample.image.channels)}
+        groups = self._groups(sample, plan, [position[c] for c in channels])
+        where = {position[c]: k for k, c in enumerate(channels)}
+        window = self.config.n_threads + 1
+        cache = TileLabelCache(sample.labels, plan, keep=window + 1)
+
+        def read(job: tuple[Tile, tuple[int, ...]]) -> TileInput:
+            tile, group = job
+            return prepare(
+                sample,
+                plan,
+                tile,
+                group,
+                cache.get(tile),
+                scale=scale[[where[i] for i in group]],
+                transform=self.card.transform,
+                dtype=PRECISIONS[self.precision],
+                intensity=self.config.intensity,
+            )
+
+        jobs = ((tile, group) for tile in plan for group in groups)
+        stream = read_ahead(read, jobs, n_threads=self.config.n_threads, window=window)
+        for first in stream:
+            yield [first, *(next(stream) for _ in groups[1:])]
+
+    def _groups(self, sample: Sample, plan: TilePlan, wanted: list[int]) -> list[tuple[int, ...]]:
+        """Split the channels so that a group's pixels stay small, and chunks are not read twice."""
+        y, x = plan[0].outer_shape
+        pixels = y * x * max(plan.y.factor, 1) ** 2
+        fits = max(int(_GROUP_BYTES // (pixels * (sample.image.dtype.itemsize + 8))), 1)
+        size = max(fits, max(sample.image.chunks[0]))
+        return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
+
+    def _score_tile(
+        self, inputs: list[TileInput], plan: TilePlan, n_channels: int, on_map: MapWriter | None
+    ) -> Partials:
+        tile, labels = inputs[0].tile, inputs[0].labels
+        assert labels is not None  # noqa: S101 - narrowed by the caller, for the type checker
+        index = labels.index
+        score, views, intensity = [], [], []
+        done = 0
+        for item in inputs:
+            by_view = self._forward(item)
+            sums = [labels.gather @ p.reshape(len(p), -1).T.astype(np.float64) for p in by_view]
+            score.append(sum(sums) / len(sums))
+            if self.config.per_view:
+                views.append(np.stack(sums, axis=-1))
+            if item.intensity is not None:
+                intensity.append(item.intensity)
+            if on_map:
+                on_map(tile, range(done, done + len(item.group)), _full_resolution(by_view, plan, tile))
+            done += len(item.group)
+        origin = np.array([o.start for o in tile.owned], dtype=np.float64)
+        out = {
+            "score": np.concatenate(score, axis=1),
+            "position": index.centroid_sums + origin * index.count[:, None],
+            "n_tiles": np.ones((index.ids.size, 1)),
+        }
+        if views:
+            out["score_view"] = np.concatenate(views, axis=1)
+        if intensity:
+            out["intensity"] = np.concatenate(intensity, axis=1)
+        return Partials(index.ids, index.count, out)
+
+    def _forward(self, item: TileInput) -> list[np.ndarray]:
+        """Probabilities of the tile's core, float32 ``(g, y, x)`` per view."""
+        assert item.batch is not None  # noqa: S101 - narrowed by the caller, for the type checker
+        kept = item.tile.kept
+        return [self._forward_view(item.batch, view)[:, *kept] for view in self.config.views]
+
+    def _forward_view(self, batch: Tensor, view: str) -> np.ndarray:
+        start, out = 0, []
+        while start < len(batch):
+            step = self._batch_size(batch)
+            try:
+                out.append(self._forward_batch(batch[start : start + step], view))
+            except RuntimeError as error:
+                self._shrink(error, step)
+                continue
+            start += step
+        return np.concatenate(out)
+
+    def _forward_batch(self, batch: Tensor, view: str) -> np.ndarray:
+        with torch.inference_mode():
+            x = apply_view(batch.to(self.device, non_blocking=True), view)
+            logits = self.net(x.contiguous(memory_format=torch.channels_last))
+            return invert_view(logits.float().sigmoid_(), view)[:, 0].cpu().numpy()
+
+    def _batch_size(self, batch: Tensor) -> int:
+        if self._batch_limit is not None:
+            return self._batch_limit
+        pixels = batch.shape[-1] * batch.shape[-2]
+        return max(min(self.budget.pixels // pixels, len(batch), 16), 1)
+
+    def _shrink(self, error: RuntimeError, step: int) -> None:
+        if not _is_out_of_memory(error):
+            raise error
+        if step == 1:
+            msg = (
+                f"the device {self.device} ran out of memory with one marker per batch; pass a smaller tile= "
+                "(a multiple of 16, such as 256), precision='bfloat16' or another device="
+            )
+            raise InputError(msg) from error
+        self._batch_limit = step // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {self.device}: batch size halved to {self._batch_limit}",
+            NimbusWarning,
+            stacklevel=2,
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(
+        hint in str(error).lower() for hint in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+def _full_resolution(by_view: list[np.ndarray], plan: TilePlan, tile: Tile) -> np.ndarray:
+    mean = np.mean(by_view, axis=0)
+    y, x = (
+        axis.model_index(o.start, o.stop) - c.start
+        for axis, o, c in zip((plan.y, plan.x), tile.owned, tile.core, strict=True)
+    )
+    return mean[:, y][:, :, x]

@@ -1,0 +1,125 @@
+"""The card that travels with every weight file: what the model is, eats and promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nimbus_sd._core.errors import WeightsError
+from nimbus_sd.models.unet import UNetConfig
+
+CARD_FILE = "card.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything needed to use, repeat and judge a set of weights.
+
+    Parameters
+    ----------
+    name
+        Registered name.
+    architecture
+        Arguments of :class:`~nimbus_sd.models.UNetConfig`.
+    mpp
+        Pixel size in µm at which the network works.
+    quantile, rule
+        Normalisation: intensity quantile that maps to 1, and how it is fitted
+        (``"dataset"`` or ``"fov_mean"``, see :func:`nimbus_sd.pp.normalization`).
+    transform
+        Applied after ``clip(x / scale, 0, 1)``: ``"identity"`` or ``"sqrt"``.
+    mask_rule, score_rule
+        How the mask plane is made and how pixels become a cell's score.
+    threshold
+        Score above which a cell counts as positive.
+    stride, halo, exact
+        Tile alignment and context in model px; whether tiled equals whole-image.
+    weights_file, weights_url, sha256
+        Weight file beside the card, where to fetch it when it is not there
+        (``"hub:<repository>@<revision>/<file>"``), and its hash; an empty
+        hash means that none is published.
+    licence, training_data, command, metrics, limits, citation
+        For people.
+    """
+
+    name: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    mpp: float = 1.0
+    quantile: float = 0.9999
+    rule: str = "dataset"
+    transform: str = "identity"
+    mask_rule: str = "interior"
+    score_rule: str = "mean_probability"
+    threshold: float = 0.5
+    stride: int = 16
+    halo: int = 96
+    exact: bool = True
+    weights_file: str = "weights.safetensors"
+    weights_url: str = ""
+    sha256: str = ""
+    licence: str = ""
+    training_data: str = ""
+    command: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    limits: str = ""
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "rule": ("dataset", "fov_mean"),
+            "transform": ("identity", "sqrt"),
+            "mask_rule": ("interior",),
+            "score_rule": ("mean_probability",),
+        }
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                msg = f"model card {self.name!r}: {name}={getattr(self, name)!r}, valid: {', '.join(valid)}"
+                raise WeightsError(msg)
+        if not self.mpp > 0:
+            msg = f"model card {self.name!r}: mpp must be positive (µm per px), got {self.mpp!r}"
+            raise WeightsError(msg)
+
+    @property
+    def unet_config(self) -> UNetConfig:
+        """The architecture as a config object."""
+        return UNetConfig(**self.architecture)
+
+    def to_json(self) -> str:
+        """The card as indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``card.json`` into `folder` and return its path."""
+        path = Path(folder) / CARD_FILE
+        path.write_text(self.to_json(), encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModelCard:
+        """Read a card from a file or from the folder that holds ``card.json``.
+
+        Raises
+        ------
+        WeightsError
+            If there is no card, it is not JSON, or holds unknown keys.
+        """
+        path = Path(path)
+        path = path / CARD_FILE if path.is_dir() else path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            msg = f"no model card at {path}; a weights folder holds {CARD_FILE} beside its weight file"
+            raise WeightsError(msg) from None
+        except json.JSONDecodeError as error:
+            msg = f"{path} is not valid JSON ({error}); write it with ModelCard.write"
+            raise WeightsError(msg) from error
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown or "name" not in values:
+            what = f"unknown keys {unknown}" if unknown else "no 'name'"
+            msg = f"{path}: {what}; valid keys: {', '.join(sorted(known))}"
+            raise WeightsError(msg)
+        return cls(**values)

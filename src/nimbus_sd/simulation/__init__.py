@@ -1,0 +1,39 @@
+"""Tissue simulator: seeds in, arrays out, truth known (NumPy and SciPy only)."""
+
+from nimbus_sd.simulation.config import (
+    CELL_TYPES,
+    PLATFORMS,
+    Marker,
+    PlatformConfig,
+    SegmentationConfig,
+    TissueConfig,
+)
+from nimbus_sd.simulation.field import Field, FieldConfig, simulate_field
+from nimbus_sd.simulation.panel import PANEL, panel, random_marker
+from nimbus_sd.simulation.sample import (
+    Samples,
+    random_platform,
+    random_segmentation,
+    random_tissue,
+    simulate_samples,
+)
+
+__all__ = [
+    "CELL_TYPES",
+    "PANEL",
+    "PLATFORMS",
+    "Field",
+    "FieldConfig",
+    "Marker",
+    "PlatformConfig",
+    "Samples",
+    "SegmentationConfig",
+    "TissueConfig",
+    "panel",
+    "random_marker",
+    "random_platform",
+    "random_segmentation",
+    "random_tissue",
+    "simulate_field",
+    "simulate_samples",
+]

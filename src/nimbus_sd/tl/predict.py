@@ -1,0 +1,377 @@
+"""The main job: score every cell and marker of a SpatialData object."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+
+from nimbus_sd import __version__
+from nimbus_sd._core.channels import NOT_MARKERS
+from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.maps import MapStore, map_name, remember_maps
+from nimbus_sd._sdata.persist import persist_table
+from nimbus_sd._sdata.progress import progress_bar
+from nimbus_sd._sdata.samples import SampleSet, fit_over, resolve_samples
+from nimbus_sd._sdata.table import build_table, check_free, existing_table, join_layer
+from nimbus_sd.arrays import VIEWS, Partials
+from nimbus_sd.engine.normalization import Normalization
+from nimbus_sd.engine.predict import PredictConfig, Predictor
+from nimbus_sd.models.loading import LoadedModel, load
+
+log = logging.getLogger("nimbus_sd")
+
+
+def predict(
+    sdata: SpatialData,
+    *,
+    image: str | Mapping[str, str] | None = None,
+    labels: str | Sequence[str] | None = None,
+    channels: str | Sequence[str] = "auto",
+    model: str | Path | LoadedModel = "nimbus-sd-s",
+    mpp: float | None = None,
+    normalization: Normalization | None = None,
+    quantile: float | None = None,
+    rule: str | None = None,
+    views: int | Sequence[str] = 1,
+    score_std: bool = False,
+    integrated_expression: bool = True,
+    maps: str | None = None,
+    table: str = "nimbus",
+    into: str | None = None,
+    overwrite: bool = False,
+    write: bool = False,
+    coordinate_system: str | None = None,
+    exclude: str = NOT_MARKERS,
+    tile: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    n_threads: int = 2,
+    progress: bool = True,
+) -> None:
+    """Score with a network, for every cell and marker, whether the cell is positive.
+
+    Images and labels are read lazily, tile by tile with reader threads. The scores
+    equal one forward pass over the whole image: they do not depend on tile size,
+    chunks, batch size or thread count.
+
+    Parameters
+    ----------
+    sdata
+        Object with images ``(c, y, x)`` of any real dtype (finite, ≥ 0) and labels
+        ``(y, x)`` of any integer dtype, 0 = background; single- or multiscale, in
+        memory or on disk.
+    image
+        Name of the image, or ``{labels name: image name}`` for several samples. None
+        pairs each labels element with the one image that overlaps it in a shared
+        coordinate system.
+    labels
+        Name or names of labels; None takes all.
+    channels
+        ``"auto"`` leaves out DNA, histone, blank and background channels and says
+        so; ``"all"``, or names.
+    model
+        A name of :func:`nimbus_sd.models.list`, a weights folder or file, or a loaded model.
+    mpp
+        µm per px of the image. None takes it from a transformation to
+        ``"microns"``, else from ``sdata.attrs["nimbus_sd"]["mpp"]``.
+    normalization
+        From :func:`nimbus_sd.pp.normalization`; None fits it on these images.
+    quantile, rule
+        How to fit it; None takes what the model's card says.
+    views
+        Test-time views to average: 1, 8 (all symmetries of the square) or names
+        among ``identity, flip_y, flip_x, rot180, transpose, rot90, rot270, antitranspose``.
+    score_std
+        Also store the standard deviation of the scores over the views.
+    integrated_expression
+        Also store the mean raw intensity.
+    maps
+        Base name of image elements for the full-resolution probabilities (float16),
+        written region by region; None keeps none.
+    table
+        Name of the table to write.
+    into
+        Name of an existing table that annotates the same labels: scores go to its
+        ``layers["nimbus"]``, joined on instance id, and nothing else in it changes.
+    overwrite
+        Replace a table, layer or map of that name.
+    write
+        Also persist table and maps in the object's zarr store, atomically.
+    coordinate_system
+        Where elements are compared and positions are given; None takes one they share.
+    exclude
+        Pattern of channel names that ``"auto"`` leaves out.
+    tile
+        Side of a tile's core in model px (multiple of 16); None takes the largest
+        that memory allows.
+    batch_size
+        Markers per forward pass; None finds it from memory.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+    precision
+        ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where it is native.
+    n_threads
+        Reader threads.
+    progress
+        Show progress bars with rate and remaining time.
+
+    Returns
+    -------
+    None; writes ``sdata[table]``, an annotating table with
+
+    - ``X`` float32 ``(n_cells, n_markers)``: scores in [0, 1];
+    - ``obs``: ``region``, ``instance_id`` (int64), ``area_px``, ``area_um2``, ``n_tiles``
+      (``area_px`` counts pixels of the finer of the two grids);
+    - ``obsm["spatial"]``: centroids (x, y) in the coordinate system;
+    - ``var``: ``scale``, ``n_saturated``, ``qc``;
+    - ``layers["integrated_expression"]`` (image units), ``layers["score_std"]``;
+    - ``uns["nimbus"]``: what is needed to repeat the run.
+
+    Raises
+    ------
+    InputError
+        If elements can't be paired or aligned, the pixel size is unknown, pixels are
+        negative or not finite, labels are empty or floats, the table exists, or the
+        device is not there. Nothing is written then.
+    ElementNotFoundError
+        If an element, channel or model does not exist.
+    WeightsError, OfflineError
+        If the weights can't be used or fetched.
+
+    References
+    ----------
+    Rumberger, Greenwald et al., "Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus".
+
+    Examples
+    --------
+    >>> import nimbus_sd as nb
+    >>> sdata = nb.datasets.simulated_tissue(n_fovs=1, shape=(128, 128))
+    >>> nb.tl.predict(sdata, progress=False)
+    >>> sdata["nimbus"].X.dtype
+    dtype('float32')
+    """
+    config = PredictConfig(
+        views=_view_names(views),
+        tile=tile,
+        batch_size=batch_size,
+        n_threads=n_threads,
+        device=device,
+        precision=precision,
+        per_view=score_std,
+        intensity=integrated_expression,
+    )
+    _check_target(sdata, table, into, overwrite=overwrite, write=write)
+    if into is not None and channels == "auto":
+        channels = _channels_of_table(sdata, into, image, labels, coordinate_system)
+    samples = resolve_samples(
+        sdata,
+        image=image,
+        labels=labels,
+        channels=channels,
+        coordinate_system=coordinate_system,
+        mpp=mpp,
+        exclude=exclude,
+    )
+    regions = [s.pair.labels for s in samples.samples]
+    if into is not None:
+        existing_table(sdata, into, regions)
+    map_names = _map_names(sdata, maps, samples, overwrite=overwrite)
+    predictor = Predictor(load(model), config)
+    for s in samples.samples:
+        predictor.plan(s.sample)
+    card = predictor.card
+    if normalization is None:
+        normalization = fit_over(
+            samples,
+            quantile=card.quantile if quantile is None else quantile,
+            rule=rule or card.rule,
+            n_threads=n_threads,
+            progress=progress,
+        )
+    stores = [MapStore(s, samples.channels) for s in samples.samples] if map_names else []
+    try:
+        partials = _run(predictor, samples, normalization, stores, progress=progress)
+        scores = [p.sums["score"] / p.count[:, None] if p.ids.size else np.empty((0, 0)) for p in partials]
+        provenance = _provenance(predictor, samples, normalization)
+        if into is None:
+            result = _new_table(samples, partials, scores, normalization, provenance, config)
+        else:
+            target = existing_table(sdata, into, regions)
+            result = join_layer(target, "nimbus", regions, partials, scores, samples.channels)
+    except BaseException:
+        for store in stores:
+            store.discard()
+        raise
+    _commit(sdata, table, into, result, provenance, dict(zip(map_names, stores, strict=True)), write=write)
+
+
+def _view_names(views: int | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(views, str):
+        return (views,)
+    if not isinstance(views, int):
+        return tuple(views)
+    if views not in (1, 8):
+        msg = f"views={views}: as a number 1 (none) or 8 (all) is valid; or name some of {', '.join(VIEWS)}"
+        raise InputError(msg)
+    return tuple(VIEWS)[:views]
+
+
+def _check_target(sdata: SpatialData, table: str, into: str | None, *, overwrite: bool, write: bool) -> None:
+    if into is None:
+        check_free(sdata, table, overwrite=overwrite)
+    else:
+        existing = existing_table(sdata, into, [])
+        if "nimbus" in existing.layers and not overwrite:
+            msg = f"table {into!r} has a layer 'nimbus' already; pass overwrite=True to replace it"
+            raise InputError(msg)
+    if write and not sdata.is_backed():
+        msg = "write=True needs an object with a zarr store; call sdata.write(path) first, or leave write out"
+        raise InputError(msg)
+
+
+def _channels_of_table(
+    sdata: SpatialData,
+    into: str,
+    image: str | Mapping[str, str] | None,
+    labels: str | Sequence[str] | None,
+    coordinate_system: str | None,
+) -> list[str]:
+    found = resolve_samples(
+        sdata,
+        image=image,
+        labels=labels,
+        channels="all",
+        coordinate_system=coordinate_system,
+        need_mpp=False,
+    )
+    names = list(sdata.tables[into].var_names)
+    common = [c for c in found.channels if c in names]
+    if not common:
+        msg = (
+            f"table {into!r} and the image have no marker in common (table: {names[:5]}..., image: "
+            f"{list(found.channels)[:5]}...); rename one of them, or write a new table with table="
+        )
+        raise InputError(msg)
+    return common
+
+
+def _map_names(sdata: SpatialData, maps: str | None, samples: SampleSet, *, overwrite: bool) -> list[str]:
+    if maps is None:
+        return []
+    names = [map_name(maps, s, len(samples.samples)) for s in samples.samples]
+    taken = [n for n in names if n in sdata]
+    if taken and not (overwrite and all(n in sdata.images for n in taken)):
+        msg = f"elements {taken} exist; pass overwrite=True to replace maps, or another maps="
+        raise InputError(msg)
+    return names
+
+
+def _run(
+    predictor: Predictor,
+    samples: SampleSet,
+    normalization: Normalization,
+    stores: list[MapStore],
+    *,
+    progress: bool,
+) -> list[Partials]:
+    scale = normalization.scale_of(samples.channels)
+    total = sum(len(predictor.plan(s.sample)) for s in samples.samples) * len(samples.channels)
+    out = []
+    with progress_bar(total, description="scores", unit="tile·marker", show=progress) as advance:
+        for i, s in enumerate(samples.samples):
+            on_map = stores[i].write if stores else None
+            out.append(predictor.run(s.sample, samples.channels, scale, on_progress=advance, on_map=on_map))
+    return out
+
+
+def _new_table(
+    samples: SampleSet,
+    partials: list[Partials],
+    scores: list[np.ndarray],
+    normalization: Normalization,
+    provenance: dict[str, Any],
+    config: PredictConfig,
+) -> Any:
+    layers: dict[str, list[np.ndarray]] = {}
+    filled = [p if p.ids.size else None for p in partials]
+    if config.intensity:
+        layers["integrated_expression"] = [
+            p.sums["intensity"] / p.count[:, None] if p else np.empty(0) for p in filled
+        ]
+    if config.per_view:
+        layers["score_std"] = [
+            (p.sums["score_view"] / p.count[:, None, None]).std(axis=-1) if p else np.empty(0) for p in filled
+        ]
+    channels = samples.channels
+    var = pd.DataFrame(
+        {
+            "scale": normalization.scale_of(channels),
+            "n_saturated": np.array(normalization.column("n_saturated", channels), dtype=np.int64),
+            "qc": normalization.column("flags", channels),
+        },
+        index=list(channels),
+    )
+    return build_table(
+        samples.samples, partials, x=scores, layers=layers, var=var, uns={"nimbus": provenance}
+    )
+
+
+def _provenance(predictor: Predictor, samples: SampleSet, normalization: Normalization) -> dict[str, Any]:
+    card = predictor.card
+    return {
+        "version": __version__,
+        "model": card.name,
+        "weights_sha256": card.sha256,
+        "licence": card.licence,
+        "model_mpp": card.mpp,
+        "mpp": {s.pair.labels: float(s.sample.mpp or np.nan) for s in samples.samples},
+        "images": {s.pair.labels: s.pair.image for s in samples.samples},
+        "coordinate_systems": {s.pair.labels: s.pair.system for s in samples.samples},
+        "threshold": card.threshold,
+        "views": list(predictor.config.views),
+        "precision": predictor.precision,
+        "device": str(predictor.device),
+        "normalization": json.dumps(normalization.to_dict()),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit(
+    sdata: SpatialData,
+    table: str,
+    into: str | None,
+    result: Any,
+    provenance: dict[str, Any],
+    stores: dict[str, MapStore],
+    *,
+    write: bool,
+) -> None:
+    for name, store in stores.items():
+        if name in sdata:
+            del sdata[name]
+        sdata[name] = store.element()
+    if stores:
+        remember_maps(sdata, list(stores))
+    if into is None:
+        if table in sdata.tables:
+            del sdata[table]
+        sdata[table] = result
+    else:
+        sdata[into].layers["nimbus"] = result
+        sdata[into].uns["nimbus"] = provenance
+    if write:
+        for name in stores:
+            sdata.write_element(name, overwrite=True)
+        if stores:
+            sdata.write_attrs()
+        persist_table(sdata, into or table, overwrite=True)
