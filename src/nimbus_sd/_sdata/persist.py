@@ -53,7 +53,7 @@ def persist_table(sdata: SpatialData, name: str, overwrite: bool) -> None:
     store = _local_store(sdata, name)
     elsewhere = [kind for kind in _ELEMENTS if (store / kind / name).exists()]
     if elsewhere:
-        msg = f"{store}: {name!r} is already the name of an element of {elsewhere[0]}. Give the table another name."
+        msg = f"{store}: {name!r} is an element of {elsewhere[0]} already. Give the table another name."
         raise InputError(msg)
     tables = _tables_folder(store)
     target = tables / name
@@ -124,14 +124,16 @@ def _put_in_place(new: Path, target: Path) -> bool:
         new.rename(target)
         return False
     if not _exchange(new, target):
-        aside = _aside(new, target)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old.{_MARK}")
         target.rename(aside)
         try:
             new.rename(target)
+            aside.rename(new)
         except BaseException:
+            if target.exists():
+                target.rename(new)
             aside.rename(target)
             raise
-        aside.rename(new)
     return True
 
 
@@ -140,10 +142,6 @@ def _take_back(new: Path, target: Path, *, replaced: bool) -> None:
         _put_in_place(new, target)
     else:
         target.rename(new)
-
-
-def _aside(new: Path, target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.old.{_MARK}")
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -194,7 +192,7 @@ def _compare(wanted: ad.AnnData, found: ad.AnnData, *, what: str) -> None:
         if not same
     ]
     if wrong:
-        msg = f"{what}: {', '.join(wrong)} read back differently; nothing was replaced. Check the disk, then retry."
+        msg = f"{what}: {', '.join(wrong)} read back differently; nothing was replaced. Check the disk."
         raise InputError(msg)
 
 
@@ -215,6 +213,12 @@ def _same(wanted: Any, found: Any) -> bool:
         return wanted is found
     if isinstance(wanted, pd.DataFrame):
         return isinstance(found, pd.DataFrame) and _same_frame(wanted, found)
+    if sparse.issparse(wanted) and sparse.issparse(found):
+        first, second = wanted.tocsr().sorted_indices(), found.tocsr().sorted_indices()
+        parts = ("indptr", "indices", "data")
+        return first.shape == second.shape and all(
+            _same(getattr(first, p), getattr(second, p)) for p in parts
+        )
     one, other = (item.toarray() if sparse.issparse(item) else np.asarray(item) for item in (wanted, found))
     if one.shape != other.shape:
         return False

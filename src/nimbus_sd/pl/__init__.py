@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from nimbus_sd.pl.image import image
-    from nimbus_sd.pl.marker_heatmap import marker_heatmap
-    from nimbus_sd.pl.score_distribution import score_distribution
+    from nimbus_sd.pl._image import image
+    from nimbus_sd.pl._marker_heatmap import marker_heatmap
+    from nimbus_sd.pl._score_distribution import score_distribution
 
 __all__ = ["image", "marker_heatmap", "score_distribution"]
 
+# a file named as its function would shadow it: importing a submodule sets it as the package's attribute
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"image": "image", "marker_heatmap": "marker_heatmap", "score_distribution": "score_distribution"},
+    {"image": "_image", "marker_heatmap": "_marker_heatmap", "score_distribution": "_score_distribution"},
 )

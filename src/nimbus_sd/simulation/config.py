@@ -138,6 +138,10 @@ class Marker:
         Reach in µm of signal that leaves the cell.
     patchy
         Spatial modulation of the probability: 0 none, 1 whole patches on or off.
+    baseline
+        Level of negative cells, as a share of `level`.
+    ragged
+        How far in µm the stain strays from the cell's plan (processes, tangential cuts).
     """
 
     name: str
@@ -153,6 +157,8 @@ class Marker:
     ecm: float = 0.0
     secreted: float = 0.0
     patchy: float = 0.0
+    baseline: float = 0.0
+    ragged: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.types) - set(CELL_TYPES))
@@ -164,9 +170,10 @@ class Marker:
             raise InputError(msg)
         for name in ("membrane", "cytoplasm", "nucleus", "puncta", "level", "spread", "ecm"):
             _check(self, name, 0, 10)
-        for name in ("cap", "dim", "patchy"):
+        for name in ("cap", "dim", "patchy", "baseline"):
             _check(self, name, 0, 1)
-        _check(self, "secreted", 0, 30)
+        for name in ("secreted", "ragged"):
+            _check(self, name, 0, 30)
 
 
 @dataclass(frozen=True)
@@ -201,12 +208,12 @@ class PlatformConfig:
     kind: str = "ions_denoised"
     counts: float = 20.0
     blur: float = 0.5
-    background: float = 0.01
+    background: float = 0.002
     bleed: float = 0.0
     gradient: float = 0.0
     hot: float = 0.0
     debris: float = 0.0
-    denoise: float = 0.5
+    denoise: float = 0.8
 
     def __post_init__(self) -> None:
         if self.kind not in PLATFORMS:

@@ -105,7 +105,7 @@ def _channel(
     expression = express(rng, tissue, marker)
     signal = render(rng, tissue, marker, expression=expression, parts=parts)
     exposure = expose(rng, tissue, platform, signal=signal, parts=parts)
-    seen = detectable(tissue, platform, signal=signal, exposure=exposure)
+    seen = detectable(tissue, platform, expression=expression, signal=signal, exposure=exposure)
     return detect(rng, exposure, platform, tissue.mpp), truth_of(expression, seen)
 
 

@@ -24,7 +24,7 @@ class Expression:
     positive
         ``(n + 1,)`` bool, entry 0 False.
     level
-        ``(n + 1,)`` float32, 0 for negative cells.
+        ``(n + 1,)`` float32, the baseline for negative cells, 0 outside.
     """
 
     positive: BoolArray
@@ -85,7 +85,9 @@ def express(rng: np.random.Generator, tissue: Tissue, marker: Marker) -> Express
     level = marker.level * rng.lognormal(0, marker.spread, n)
     dim = rng.random(n) < marker.dim
     level = np.where(dim, level * rng.uniform(0.1, 0.5, n), level)
-    return Expression(positive, np.where(positive, level, 0).astype(np.float32))
+    quiet = marker.baseline * marker.level * rng.lognormal(0, 0.5, n)
+    quiet[0] = 0
+    return Expression(positive, np.where(positive, level, quiet).astype(np.float32))
 
 
 def _membrane(rng: np.random.Generator, tissue: Tissue, parts: Compartments, cap: float) -> FloatArray:
@@ -100,6 +102,18 @@ def _membrane(rng: np.random.Generator, tissue: Tissue, parts: Compartments, cap
 def texture(rng: np.random.Generator, shape: tuple[int, int], strength: float, scale: float) -> FloatArray:
     """Multiplicative grain with mean 1: ``(y, x)`` float32."""
     return np.exp(strength * smooth_noise(rng, shape, scale) - strength**2 / 2)
+
+
+def _stray(rng: np.random.Generator, image: FloatArray, reach: float, scale: float) -> FloatArray:
+    """Move every pixel's value by up to about `reach` px along a field that changes over `scale` px."""
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    at = [
+        np.clip(np.rint(line + reach * smooth_noise(rng, image.shape[:2], scale)), 0, size - 1).astype(
+            np.int32
+        )
+        for line, size in zip((rows, columns), image.shape, strict=True)
+    ]
+    return image[at[0], at[1]]
 
 
 def render(
@@ -130,8 +144,10 @@ def render(
         grains = smooth_noise(rng, shape, 1.0 / tissue.mpp) > 1.5
         weight += marker.puncta * grains * (tissue.cells > 0)
     weight *= texture(rng, shape, rng.uniform(0.2, 0.8), rng.uniform(0.8, 2.0) / tissue.mpp)
-    weight *= texture(rng, shape, rng.uniform(0.1, 0.7), rng.uniform(3, 6) / tissue.mpp)
+    weight *= texture(rng, shape, rng.uniform(0.2, 1.0), rng.uniform(2.5, 6) / tissue.mpp)
     own = expression.level[tissue.cells] * weight
+    if marker.ragged:
+        own = _stray(rng, own, marker.ragged / tissue.mpp, 3.5 / tissue.mpp)
     total = own
     if marker.secreted:
         spread = _gaussian(own, marker.secreted / tissue.mpp)

@@ -13,7 +13,7 @@ _EPITHELIAL = {"epithelial": 0.97, "basal": 0.95}
 
 PANEL: tuple[Marker, ...] = (
     Marker("HH3", dict.fromkeys(CELL_TYPES, 1.0), nucleus=1, level=0.6, spread=0.25, dim=0.02),
-    Marker("CD45", _IMMUNE, membrane=0.9, cytoplasm=0.1, level=0.45),
+    Marker("CD45", _IMMUNE, membrane=0.9, cytoplasm=0.1, level=0.45, ragged=0.8),
     Marker("CD3", _T, membrane=0.8, cap=0.4, level=0.4),
     Marker(
         "CD4", {"CD4 T": 0.95, "Treg": 0.95, "macrophage": 0.15}, membrane=0.8, cap=0.3, level=0.3, dim=0.25
@@ -21,7 +21,7 @@ PANEL: tuple[Marker, ...] = (
     Marker("CD8", {"CD8 T": 0.95}, membrane=0.9, cap=0.3, level=0.5),
     Marker("CD20", {"B": 0.95}, membrane=0.9, cytoplasm=0.1, level=0.5),
     Marker("FOXP3", {"Treg": 0.95}, nucleus=0.9, level=0.35, dim=0.25),
-    Marker("CD68", {"macrophage": 0.95, "dendritic": 0.15}, cytoplasm=0.5, puncta=1.0, level=0.4),
+    Marker("CD68", {"macrophage": 0.95, "dendritic": 0.15}, cytoplasm=0.5, puncta=1.0, level=0.4, ragged=1.2),
     Marker(
         "CD11c", {"dendritic": 0.95, "macrophage": 0.25}, membrane=0.8, cytoplasm=0.2, level=0.35, dim=0.25
     ),
@@ -34,10 +34,20 @@ PANEL: tuple[Marker, ...] = (
         spread=0.7,
     ),
     Marker("Tryptase", {"mast": 0.97}, cytoplasm=0.9, puncta=0.6, level=0.8, secreted=1.0),
-    Marker("PanCK", _EPITHELIAL, cytoplasm=0.8, membrane=0.4, nucleus=0.08, level=0.5, spread=0.6),
+    Marker(
+        "PanCK", _EPITHELIAL, cytoplasm=0.8, membrane=0.4, nucleus=0.08, level=0.5, spread=0.6, baseline=0.03
+    ),
     Marker("ECAD", {"epithelial": 0.95, "basal": 0.7}, membrane=1, level=0.45, spread=0.5),
     Marker("CK5", {"basal": 0.95}, cytoplasm=0.9, membrane=0.2, level=0.5),
-    Marker("SMA", {"smooth muscle": 0.97, "basal": 0.3}, cytoplasm=0.8, membrane=0.5, level=0.5, ecm=0.04),
+    Marker(
+        "SMA",
+        {"smooth muscle": 0.97, "basal": 0.3},
+        cytoplasm=0.8,
+        membrane=0.5,
+        level=0.5,
+        ecm=0.04,
+        ragged=1,
+    ),
     Marker(
         "VIM",
         {
@@ -53,8 +63,9 @@ PANEL: tuple[Marker, ...] = (
         level=0.4,
         spread=0.6,
         ecm=0.05,
+        ragged=1.2,
     ),
-    Marker("CD31", {"endothelial": 0.95}, membrane=0.9, cytoplasm=0.3, level=0.5),
+    Marker("CD31", {"endothelial": 0.95}, membrane=0.9, cytoplasm=0.3, level=0.5, ragged=1),
     Marker("Collagen", {}, ecm=0.5, level=0.5),
     Marker(
         "Ki67",
@@ -117,10 +128,10 @@ def _random_types(rng: np.random.Generator) -> dict[str, float]:
     if kind < 0.07:
         return {}
     if kind < 0.3:
-        share = float(np.exp(rng.uniform(np.log(0.01), np.log(0.9))))
+        share = float(np.exp(rng.uniform(np.log(0.03), np.log(0.9))))
         return {name: float(np.clip(share * rng.lognormal(0, 0.8), 0, 1)) for name in CELL_TYPES}
-    chosen = rng.choice(CELL_TYPES, size=rng.integers(1, 6), replace=False)
-    if rng.random() < 0.35:
+    chosen = rng.choice(CELL_TYPES, size=rng.integers(2, 8), replace=False)
+    if rng.random() < 0.3:
         chosen = np.union1d(chosen, ["epithelial"])
     low = rng.choice([0.1, 0.6, 0.9])
     return {str(name): float(rng.uniform(low, 1)) for name in chosen}
@@ -140,4 +151,6 @@ def random_marker(rng: np.random.Generator, name: str = "marker") -> Marker:
         ecm=ecm if rng.random() < 0.8 else 0.0,
         secreted=float(rng.uniform(0.8, 4)) if rng.random() < 0.12 else 0.0,
         patchy=float(rng.choice([0, rng.uniform(0.2, 1)])),
+        baseline=float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))) if rng.random() < 0.3 else 0.0,
+        ragged=float(rng.uniform(0.5, 2.0)) if rng.random() < 0.6 else 0.0,
     )

@@ -80,15 +80,19 @@ def _debris(rng: np.random.Generator, tissue: Tissue, per_field: float) -> Float
     return specks
 
 
-def detectable(tissue: Tissue, platform: PlatformConfig, *, signal: Signal, exposure: Exposure) -> AnyArray:
+def detectable(
+    tissue: Tissue, platform: PlatformConfig, *, expression: Expression, signal: Signal, exposure: Exposure
+) -> AnyArray:
     """Which cells' own signal could be seen: ``(n + 1,)`` bool.
 
-    At least four ions per cell for counts, and at least half as bright as
-    the background on the same pixels.
+    At least four ions per cell for counts, at least half as bright as the
+    background on the same pixels, and twice as bright as a typical negative cell.
     """
     own = cell_means(signal.own, tissue)
     behind = cell_means(exposure.background, tissue)
-    seen = (own > _MIN_CONTRAST * behind) & (own > _DIMMEST)
+    quiet = own[1:][~expression.positive[1:]]
+    usual = float(np.median(quiet)) if len(quiet) else 0.0
+    seen = (own > _MIN_CONTRAST * behind) & (own > max(_DIMMEST, 2 * usual))
     if platform.kind.startswith("ions"):
         area = np.bincount(tissue.cells.ravel(), minlength=len(own)) * tissue.mpp**2
         seen &= own * area * platform.counts > _MIN_COUNTS

@@ -82,12 +82,12 @@ def random_platform(rng: np.random.Generator) -> PlatformConfig:
     )
     ions = kind.startswith("ions")
     denoised = kind == "ions_denoised"
-    dirt = 0.01 if denoised else 0.03 if ions else 0.12
+    dirt = 0.004 if denoised else 0.02 if ions else 0.12
     return PlatformConfig(
         kind=kind,
         counts=_log_uniform(rng, 1.5, 120) if ions else _log_uniform(rng, 60, 3000),
         blur=float(rng.uniform(0.3, 0.7)) if ions else float(rng.uniform(0.4, 1.3)),
-        background=_log_uniform(rng, dirt / 12, dirt * 3),
+        background=_log_uniform(rng, dirt / 12, dirt * 4),
         bleed=_log_uniform(rng, 0.003, 0.25) if rng.random() < (0.1 if ions else 0.25) else 0.0,
         gradient=0.0 if ions else float(rng.uniform(0, 0.25)),
         hot=_log_uniform(rng, 0.01, 3) if rng.random() < 0.3 else 0.0,
@@ -111,7 +111,7 @@ def _sample_channel(
     expression = express(rng, tissue, marker)
     signal = render(rng, tissue, marker, expression=expression, parts=parts)
     exposure = expose(rng, tissue, platform, signal=signal, parts=parts)
-    seen = detectable(tissue, platform, signal=signal, exposure=exposure)
+    seen = detectable(tissue, platform, expression=expression, signal=signal, exposure=exposure)
     pixels = detect(rng, exposure, platform, tissue.mpp).astype(np.float32)
     if platform.kind == "fluorescence8":
         pixels /= 255

@@ -165,6 +165,8 @@ def _draw(
     pixels = np.moveaxis(np.mgrid[: shape[0], : shape[1]], 0, -1).reshape(-1, 2).astype(np.float32) + 0.5
     bent = pixels + np.stack([smooth_noise(rng, shape, 3 / mpp).ravel() for _ in range(2)], 1) * (0.55 / mpp)
     n = len(seeds.centres)
+    if n == 0:
+        return np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, np.float32)
     _, near = cKDTree(seeds.centres).query(bent, k=min(_NEIGHBOURS, n), distance_upper_bound=_REACH / mpp)
     near = near.reshape(len(pixels), -1)
     known = np.minimum(near, n - 1)

@@ -1,0 +1,162 @@
+"""What the benchmarks share: synthetic input, models with random weights, a clock, a table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import spatialdata as sd
+import torch
+import zarr
+from spatialdata.models import Image2DModel, Labels2DModel
+from torch import nn
+
+from nimbus_sd.engine.normalization import Normalization
+from nimbus_sd.models import LoadedModel, ModelCard, UNet, UNetConfig
+from nimbus_sd.simulation import simulate_samples
+
+warnings.filterwarnings("ignore")  # third-party chatter would tear the tables apart
+
+
+def machine() -> str:
+    """One line about where this runs."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores ({torch.get_num_threads()} torch threads), "
+        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows with the same keys as aligned columns; floats with three significant digits."""
+    print(f"\n{title}", flush=True)
+    if not rows:
+        return
+    head = list(rows[0])
+    cells = [head, *([_text(row[key]) for key in head] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    for line in cells:
+        first, *rest = (
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  " + "  ".join([first, *rest]), flush=True)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def side_by_side(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+    """Fastest wall time of each function after one warm-up; calls take turns, so drift hits all alike."""
+    for function in functions.values():
+        function()
+    rounds = [{name: seconds(function) for name, function in functions.items()} for _ in range(repeats)]
+    return {name: min(r[name] for r in rounds) for name in functions}
+
+
+def simulated_marker(side: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One marker ``(1, side, side)`` uint16 over simulated tissue at 1 µm per px, and its segmentation."""
+    sample = simulate_samples(seed, shape=(side, side), n_channels=1)
+    return (sample.images.clip(0, 4) * 1000).astype(np.uint16), sample.labels.astype(np.uint32)
+
+
+def square_cells(shape: tuple[int, int], *, side: int, pitch: int, first: int = 1) -> np.ndarray:
+    """Labels ``(y, x)`` uint32: squares of `side` px, one every `pitch` px, ids counted from `first`."""
+    row, y = np.divmod(np.arange(shape[0]), pitch)
+    column, x = np.divmod(np.arange(shape[1]), pitch)
+    ids = row[:, None] * (column[-1] + 1) + column + first
+    return np.where((y < side)[:, None] & (x < side), ids, 0).astype(np.uint32)
+
+
+def random_unet(width: int, *, depth: int = 5, seed: int = 0) -> LoadedModel:
+    """U-Net of the published architecture with random weights that keep activations of order one.
+
+    The last layer is scaled so that the logits of a random input spread by about two:
+    scores then fill [0, 1] and errors show.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = UNetConfig(width=width, depth=depth)
+    net = UNet(config)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            fan_in = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_channels
+            nn.init.normal_(module.weight, std=(2 / fan_in) ** 0.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.05, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.1, generator=generator)
+            nn.init.normal_(module.bias, std=0.05, generator=generator)
+            nn.init.normal_(module.running_mean, std=0.1, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    net.eval()
+    with torch.inference_mode():
+        logits = net(torch.rand((1, 2, 64, 64), generator=generator))
+        gain = 2 / logits.std()
+        net.final_conv.weight.mul_(gain)
+        net.final_conv.bias.copy_((net.final_conv.bias - logits.mean()) * gain)
+    architecture = {"width": width, "depth": depth}
+    card = ModelCard(
+        f"random-{width}", architecture=architecture, stride=config.stride, halo=config.halo
+    )
+    return LoadedModel(net, card)
+
+
+def normalization(channels: Sequence[str], scale: float) -> Normalization:
+    """The same scale for every channel, so that a run does not fit one first."""
+    return Normalization(tuple(channels), (scale,) * len(channels), 0.9999, "dataset", ("image",))
+
+
+def store_spatialdata(
+    path: Path, image: np.ndarray | da.Array, labels: np.ndarray | da.Array, *, chunk: int
+) -> sd.SpatialData:
+    """Write image ``(c, y, x)`` and labels ``(y, x)`` with spatialdata's defaults and open the store."""
+    channels = [f"marker{i}" for i in range(len(image))]
+    written = sd.SpatialData(
+        images={
+            "image": Image2DModel.parse(
+                da.asarray(image).rechunk((1, chunk, chunk)), dims=("c", "y", "x"), c_coords=channels
+            )
+        },
+        labels={"labels": Labels2DModel.parse(da.asarray(labels).rechunk(chunk), dims=("y", "x"))},
+    )
+    written.write(path, overwrite=True)
+    return sd.read_zarr(path)
+
+
+def store_arrays(
+    folder: Path, image: np.ndarray, labels: np.ndarray, *, chunk: int, compressors: Any
+) -> tuple[sd.SpatialData, list[zarr.Array]]:
+    """Write plain zarr arrays with given compressors; return an object that reads them lazily, and them."""
+    channels = [f"marker{i}" for i in range(len(image))]
+    arrays = []
+    for name, values in (("image", image), ("labels", labels)):
+        chunks = (*(1,) * (values.ndim - 2), chunk, chunk)
+        array = zarr.create_array(
+            folder / f"{name}.zarr",
+            shape=values.shape,
+            chunks=chunks,
+            dtype=values.dtype,
+            compressors=compressors,
+        )
+        array[:] = values
+        arrays.append(array)
+    lazy_image, lazy_labels = (da.from_zarr(a) for a in arrays)
+    sdata = sd.SpatialData(
+        images={"image": Image2DModel.parse(lazy_image, dims=("c", "y", "x"), c_coords=channels)},
+        labels={"labels": Labels2DModel.parse(lazy_labels, dims=("y", "x"))},
+    )
+    return sdata, arrays

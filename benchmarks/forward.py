@@ -1,0 +1,121 @@
+"""What prediction costs beyond the network: end to end against the bare forward pass of the same tiles.
+
+The floor is the network alone on inputs made beforehand: same tiles (halo included),
+same precision, memory format and folding. End to end is ``nb.tl.predict`` on a
+SpatialData object in a zarr store, from resolving names to the finished table. What
+the halo costs is a matter of the tile plan and stands in a column of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from _common import (
+    machine,
+    normalization,
+    random_unet,
+    side_by_side,
+    simulated_marker,
+    store_spatialdata,
+    table,
+)
+
+import nimbus_sd as nb
+from nimbus_sd._sdata.samples import resolve_samples
+from nimbus_sd.engine.block import prepare, read_tile_labels
+from nimbus_sd.engine.device import PRECISIONS
+from nimbus_sd.engine.predict import PredictConfig, Predictor
+
+TARGET = 1.10
+SCALE = 1000.0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--side", type=int, default=1024, help="image side in px at 1 µm (default: 1024)")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 16], help="64 published, 16 bundled")
+    parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"], choices=list(PRECISIONS))
+    parser.add_argument("--tile", type=int, help="tile side in px (default: what predict chooses)")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    print(machine())
+    image, labels = simulated_marker(args.side)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        sdata = store_spatialdata(Path(folder) / "field.zarr", image, labels, chunk=512)
+        for width in args.widths:
+            model = random_unet(width)
+            for precision in args.precisions:
+                rows.append({"network": f"width {width}", **_measure(sdata, model, precision, args)})
+    title = f"one marker of {args.side} x {args.side} px, {int(labels.max())} labels, CPU (target: ratio ≤ {TARGET:.2f})"
+    table(title, rows)
+
+
+def _measure(sdata, model, precision: str, args: argparse.Namespace) -> dict:  # noqa: ANN001
+    config = PredictConfig(precision=precision, device="cpu", tile=args.tile)
+    predictor = Predictor(model, config)
+    found = resolve_samples(sdata, image=None, labels=None, channels="all", mpp=1.0)
+    sample, channels = found.samples[0].sample, found.channels
+    plan = predictor.plan(sample)
+    scale = np.full(len(channels), SCALE)
+    batches = []
+    for tile in plan:
+        item = prepare(
+            sample,
+            plan,
+            tile,
+            tuple(range(len(channels))),
+            read_tile_labels(sample.labels, plan, tile),
+            scale=scale,
+            transform=predictor.card.transform,
+            dtype=PRECISIONS[precision],
+            intensity=False,
+        )
+        if item.batch is not None:
+            batches.append(item.batch)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                predictor.net(batch)
+
+    def end_to_end() -> None:
+        nb.tl.predict(
+            sdata,
+            model=model,
+            mpp=1.0,
+            normalization=normalization(channels, SCALE),
+            tile=args.tile,
+            precision=precision,
+            device="cpu",
+            overwrite=True,
+            progress=False,
+        )
+
+    best = side_by_side(
+        {
+            "bare": bare,
+            "engine": lambda: predictor.run(sample, channels, scale),
+            "end to end": end_to_end,
+        },
+        repeats=args.repeats,
+    )
+    return {
+        "precision": precision,
+        "tiles": len(plan),
+        "bare forward s": best["bare"],
+        "engine s": best["engine"],
+        "end to end s": best["end to end"],
+        "engine / bare": best["engine"] / best["bare"],
+        "end to end / bare": best["end to end"] / best["bare"],
+        "halo work": plan.halo_ratio,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Every check of the project; ``nox -l`` lists them. All installs go through constraints.txt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "typing", "imports", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+def _install(session: nox.Session, *groups: str, project: str = "-e .") -> None:
+    wanted = [item for group in groups for item in nox.project.dependency_groups(PYPROJECT, group)]
+    session.install(*CONSTRAINTS, *project.split(), *wanted)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the fast tests (simulated images only)."""
+    _install(session, "test")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(python=PYTHONS, default=False)
+def tests_all(session: nox.Session) -> None:
+    """Run the fast tests on every Python that the classifiers name."""
+    _install(session, "test")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*CONSTRAINTS, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types."""
+    _install(session, "lint")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports only go down the stairs."""
+    _install(session, "lint")
+    session.run("lint-imports")
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation; warnings are errors."""
+    _install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build the wheel, install it alone and test that, not the checkout."""
+    shutil.rmtree("dist", ignore_errors=True)
+    session.install(*CONSTRAINTS, "build", "hatchling")
+    session.run("python", "-m", "build", "--no-isolation")
+    wheel = next(Path("dist").glob("*.whl"))
+    _install(session, "test", project=str(wheel))
+    tests_dir = Path("tests").resolve()
+    # outside the checkout, so that src/ can't be what is imported
+    session.chdir(session.create_tmp())
+    session.run(
+        "pytest",
+        "-n",
+        "2",
+        "--rootdir",
+        str(tests_dir.parent),
+        "-c",
+        str(tests_dir.parent / "pyproject.toml"),
+        str(tests_dir),
+    )
+
+
+@nox.session(default=False)
+def parity(session: nox.Session) -> None:
+    """Compare with the published implementation's outputs and score the real images."""
+    _install(session, "test")
+    session.run("pytest", "-m", "parity or realdata", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Print every benchmark's ratios; Nimbus-Inference gets an environment of its own."""
+    _install(session)
+    env = Path(session.create_tmp()) / "nimbus-inference"
+    for script in ("forward.py", "integrated_expression.py", "memory.py", "tiles.py"):
+        session.run("python", f"benchmarks/{script}")
+    session.run("python", "benchmarks/nimbus_inference.py", "--env", str(env))
+    if os.environ.get("NIMBUS_SD_DATA") or Path("../shared/data").is_dir():
+        session.run("python", "benchmarks/dcis.py")

@@ -1,0 +1,57 @@
+"""``nimbus-sd predict``: score a store and persist the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nimbus_sd.cli._options import channel_choice, open_store, split_names
+
+
+def predict(
+    store: Annotated[Path, typer.Argument(help="SpatialData zarr store.")],
+    image: Annotated[str | None, typer.Option(help="Image element.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels elements.")] = None,
+    channels: Annotated[str, typer.Option(help="auto, all, or comma-separated names.")] = "auto",
+    model: Annotated[str, typer.Option(help="Registered name, folder or file.")] = "nimbus-sd-s",
+    mpp: Annotated[float | None, typer.Option(help="µm per px, if the store does not say.")] = None,
+    views: Annotated[int, typer.Option(help="Test-time views: 1 or 8.")] = 1,
+    maps: Annotated[str | None, typer.Option(help="Also write score maps under this name.")] = None,
+    table: Annotated[str, typer.Option(help="Table to write.")] = "nimbus",
+    csv: Annotated[Path | None, typer.Option(help="Also write the cell table as CSV.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a table or CSV that exists.")] = False,
+    tile: Annotated[int | None, typer.Option(help="Tile side in model px.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
+    n_threads: Annotated[int, typer.Option(help="Reader threads.")] = 2,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Score every cell and marker of a store and write the table into it."""
+    from nimbus_sd import io, tl
+
+    sdata = open_store(store)
+    tl.predict(
+        sdata,
+        image=image,
+        labels=split_names(labels),
+        channels=channel_choice(channels),
+        model=model,
+        mpp=mpp,
+        views=views,
+        maps=maps,
+        table=table,
+        overwrite=overwrite,
+        write=True,
+        tile=tile,
+        device=device,
+        precision=precision,
+        n_threads=n_threads,
+        progress=progress,
+    )
+    result = sdata.tables[table]
+    typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {store}/tables/{table}")
+    if csv is not None:
+        io.write_cell_table(result, csv, overwrite=overwrite)
+        typer.echo(f"cell table -> {csv}")
