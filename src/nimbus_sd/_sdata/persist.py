@@ -103,19 +103,44 @@ def _tables_folder(store: Path) -> Path:
 
 
 def _write_sibling(table: ad.AnnData, name: str, sibling: Path, *, like: Path) -> Path:
-    """Write the table alone as a whole store of its own, in the zarr format of the store it is for."""
+    """Write the table alone as a whole store of its own, in the zarr format of the store it is for.
+
+    That store lies in a folder that is no zarr group, so that it never gets into
+    consolidated metadata.
+    """
+    alone_in = sibling / "store.zarr"
     zarr_format = zarr.open_group(like, mode="r", use_consolidated=False).metadata.zarr_format
     with warnings.catch_warnings():
         # The sibling holds no labels, so spatialdata says that the annotated ones are missing.
         warnings.filterwarnings("ignore", message=".*annotat.*", category=UserWarning)
-        alone = SpatialData(tables={name: table})
+        alone = SpatialData(tables={name: _with_missing_text(table)})
         if zarr_format == 2:
             from spatialdata._io.format import SpatialDataContainerFormatV01
 
-            alone.write(sibling, sdata_formats=SpatialDataContainerFormatV01(), consolidate_metadata=False)
+            alone.write(alone_in, sdata_formats=SpatialDataContainerFormatV01(), consolidate_metadata=False)
         else:
-            alone.write(sibling, consolidate_metadata=False)
-    return sibling / "tables" / name
+            alone.write(alone_in, consolidate_metadata=False)
+    return alone_in / "tables" / name
+
+
+def _with_missing_text(table: ad.AnnData) -> ad.AnnData:
+    """Make text columns with missing values categorical, without copying arrays.
+
+    anndata's ``write_zarr`` does so too; spatialdata's writer stores the word "None".
+    """
+    frames = {"obs": table.obs.copy(), "var": table.var.copy()}
+    changed = False
+    for frame in frames.values():
+        for key in frame:
+            if frame[key].dtype == object and frame[key].isna().any():
+                frame[key] = frame[key].astype("category")
+                changed = True
+    if not changed:
+        return table
+    parts = ("layers", "obsm", "varm", "obsp", "varp", "uns")
+    return ad.AnnData(
+        table.X, **frames, **{part: dict(getattr(table, part)) for part in parts}, raw=table.raw
+    )
 
 
 def _put_in_place(new: Path, target: Path) -> bool:
@@ -146,14 +171,16 @@ def _take_back(new: Path, target: Path, *, replaced: bool) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Let two paths trade places in one step; False where the system or file system can't."""
-    if not sys.platform.startswith("linux"):
+    calls = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # and their AT_FDCWD
+    if sys.platform not in calls:
         return False
+    name, here = calls[sys.platform]
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        rename = getattr(ctypes.CDLL(None), name)
     except AttributeError:
         return False
-    here, trade = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename(here, os.fsencode(one), here, os.fsencode(other), trade) == 0
+    trade = 2  # RENAME_EXCHANGE, RENAME_SWAP
+    return rename(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), trade) == 0
 
 
 def _clean_up(tables: Path, name: str) -> None:

@@ -107,7 +107,12 @@ def _labels_names(
             raise InputError(msg)
         return names
     if isinstance(image, Mapping):
+        if not image:
+            msg = f"image={{}}: name at least one pair, {{labels name: image name}}; labels: {', '.join(sdata.labels)}"
+            raise InputError(msg)
         return list(image)
+    if image is not None:
+        el.get_image(sdata, image)
     names = list(sdata.labels)
     if image is not None and len(names) > 1:
         overlapping = [n for n in names if _overlap_systems(sdata, n, image, None)]

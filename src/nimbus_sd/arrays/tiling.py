@@ -141,5 +141,6 @@ def plan_tiles(
         msg = f"tile={tile} must be a positive multiple of the model's stride {stride}, for instance {valid}"
         raise InputError(msg)
     halo = -(-halo // stride) * stride
-    y, x = (AxisMap(n, factor, stride=stride) for n in shape)
+    # reflect padding needs two px at the bottleneck
+    y, x = (AxisMap(n, factor, stride=stride, minimum=max(32, 2 * stride)) for n in shape)
     return TilePlan(y=y, x=x, tile=tile, halo=halo)

@@ -117,7 +117,8 @@ def _report(adata: AnnData, truth: AnnData, agreement: dict[str, float]) -> str:
         "  * one threshold per marker, chosen with the truth in hand",
         "",
         "Leiden clusters against the true cell types (adjusted Rand index)",
-        f"  on scores {agreement['leiden']:.2f}, on integrated expression {agreement['leiden_expression']:.2f}",
+        f"  on scores {agreement['leiden']:.2f}, on integrated expression "
+        f"{agreement['leiden_expression']:.2f}",
     ]
     return "\n".join(lines)
 

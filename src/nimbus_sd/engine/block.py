@@ -94,19 +94,17 @@ class TileInput:
 
     Attributes
     ----------
-    labels
-        None when nothing is to be computed; the other fields are then empty.
     batch
         ``(g, 2, y, x)`` model px: transformed marker and mask.
     intensity
-        Raw sums per label, float64 ``(n, g)``.
+        Raw sums per label, float64 ``(n, g)``; None where not asked for.
     """
 
     tile: Tile
     group: tuple[int, ...]
-    labels: TileLabels | None
-    batch: Tensor | None = None
-    intensity: np.ndarray | None = None
+    labels: TileLabels
+    batch: Tensor
+    intensity: np.ndarray | None
 
 
 def prepare(
@@ -114,7 +112,7 @@ def prepare(
     plan: TilePlan,
     tile: Tile,
     group: tuple[int, ...],
-    labels: TileLabels | None,
+    labels: TileLabels,
     *,
     scale: np.ndarray,
     transform: str,
@@ -122,8 +120,6 @@ def prepare(
     intensity: bool,
 ) -> TileInput:
     """Read the pixels of a channel group and build the network's input."""
-    if labels is None:
-        return TileInput(tile, group, None)
     raw = sample.image.read(list(group), *tile.read)
     for i, plane in zip(group, raw, strict=True):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 
@@ -65,7 +66,8 @@ def _native_bfloat16(device: torch.device) -> bool:
 
 def deploy(net: nn.Module, device: torch.device, precision: str) -> nn.Module:
     """An inference copy: batch norms folded, weights cast, channels last, on the device."""
-    net = net.folded() if isinstance(net, UNet) else net
+    # a cast changes a module in place: the caller's stays as it is
+    net = net.folded() if isinstance(net, UNet) else copy.deepcopy(net)
     net = net.to(device=device, dtype=PRECISIONS[precision])
     return net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -122,7 +122,7 @@ def _summarise_block(
     quantiles: tuple[float, ...],
 ) -> tuple[Partials, dict[int, np.ndarray]] | None:
     labels = sample.labels.read(y, x)
-    index = LabelIndex(labels)
+    index = index_labels(labels, sample.labels.name)
     if index.ids.size == 0:
         return None
     image = sample.image.read(wanted, y, x)
@@ -170,6 +170,9 @@ def _assemble(
 ) -> Expression:
     merged = merge_partials(parts)
     n = merged.ids.size
+    if not parts:
+        nothing = {"intensity": np.zeros((0, n_channels)), "position": np.zeros((0, 2))}
+        merged = Partials(merged.ids, merged.count, nothing)
     low = np.full((n, n_channels) if extremes else (0, 0), np.inf)
     high = np.full(low.shape, -np.inf)
     if extremes:

@@ -157,10 +157,9 @@ class Predictor:
         """
         plan = self.plan(sample)
         parts = []
-        for tile_inputs in self._tiles(sample, plan, channels, scale):
-            first = tile_inputs[0]
-            if first.labels is not None:
-                parts.append(self._score_tile(tile_inputs, plan, len(channels), on_map))
+        for inputs in self._tiles(sample, plan, channels, scale):
+            if inputs:
+                parts.append(self._score_tile(inputs, plan, on_map))
             if on_progress:
                 on_progress(len(channels))
         return merge_partials(parts)
@@ -168,20 +167,24 @@ class Predictor:
     def _tiles(
         self, sample: Sample, plan: TilePlan, channels: Sequence[str], scale: np.ndarray
     ) -> Iterator[list[TileInput]]:
+        """Yield the inputs of every channel group of every tile; none where it has no labels."""
         position = {c: i for i, c in enumerate(sample.image.channels)}
         groups = self._groups(sample, plan, [position[c] for c in channels])
         where = {position[c]: k for k, c in enumerate(channels)}
         window = self.config.n_threads + 1
         cache = TileLabelCache(sample.labels, plan, keep=window + 1)
 
-        def read(job: tuple[Tile, tuple[int, ...]]) -> TileInput:
+        def read(job: tuple[Tile, tuple[int, ...]]) -> TileInput | None:
             tile, group = job
+            tile_labels = cache.get(tile)
+            if tile_labels is None:
+                return None
             return prepare(
                 sample,
                 plan,
                 tile,
                 group,
-                cache.get(tile),
+                tile_labels,
                 scale=scale[[where[i] for i in group]],
                 transform=self.card.transform,
                 dtype=PRECISIONS[self.precision],
@@ -191,7 +194,8 @@ class Predictor:
         jobs = ((tile, group) for tile in plan for group in groups)
         stream = read_ahead(read, jobs, n_threads=self.config.n_threads, window=window)
         for first in stream:
-            yield [first, *(next(stream) for _ in groups[1:])]
+            inputs = [first, *(next(stream) for _ in groups[1:])]
+            yield [item for item in inputs if item is not None]
 
     def _groups(self, sample: Sample, plan: TilePlan, wanted: list[int]) -> list[tuple[int, ...]]:
         """Split the channels so that a group's pixels stay small, and chunks are not read twice."""
@@ -201,11 +205,8 @@ class Predictor:
         size = max(fits, max(sample.image.chunks[0]))
         return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
 
-    def _score_tile(
-        self, inputs: list[TileInput], plan: TilePlan, n_channels: int, on_map: MapWriter | None
-    ) -> Partials:
+    def _score_tile(self, inputs: list[TileInput], plan: TilePlan, on_map: MapWriter | None) -> Partials:
         tile, labels = inputs[0].tile, inputs[0].labels
-        assert labels is not None  # noqa: S101 - narrowed by the caller, for the type checker
         index = labels.index
         score, views, intensity = [], [], []
         done = 0
@@ -234,7 +235,6 @@ class Predictor:
 
     def _forward(self, item: TileInput) -> list[np.ndarray]:
         """Probabilities of the tile's core, float32 ``(g, y, x)`` per view."""
-        assert item.batch is not None  # noqa: S101 - narrowed by the caller, for the type checker
         kept = item.tile.kept
         return [self._forward_view(item.batch, view)[:, *kept] for view in self.config.views]
 

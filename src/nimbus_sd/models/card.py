@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nimbus_sd._core.errors import WeightsError
+from nimbus_sd._core.errors import InputError, WeightsError
 from nimbus_sd.models.unet import UNetConfig
 
 CARD_FILE = "card.json"
@@ -78,14 +79,28 @@ class ModelCard:
             if getattr(self, name) not in valid:
                 msg = f"model card {self.name!r}: {name}={getattr(self, name)!r}, valid: {', '.join(valid)}"
                 raise WeightsError(msg)
-        if not self.mpp > 0:
-            msg = f"model card {self.name!r}: mpp must be positive (µm per px), got {self.mpp!r}"
-            raise WeightsError(msg)
+        numbers = {
+            "mpp": (0, math.inf),
+            "quantile": (0, 1),
+            "threshold": (0, 1),
+            "stride": (1, math.inf),
+            "halo": (0, math.inf),
+        }
+        for name, (low, high) in numbers.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low <= value <= high or (name == "mpp" and value == 0):
+                msg = f"model card {self.name!r}: {name}={value!r} must be a number from {low} to {high}"
+                raise WeightsError(msg)
 
     @property
     def unet_config(self) -> UNetConfig:
         """The architecture as a config object."""
-        return UNetConfig(**self.architecture)
+        try:
+            return UNetConfig(**self.architecture)
+        except (TypeError, InputError) as error:
+            valid = ", ".join(f.name for f in fields(UNetConfig))
+            msg = f"model card {self.name!r}: architecture {dict(self.architecture)}: {error}; valid keys: {valid}"
+            raise WeightsError(msg) from error
 
     def to_json(self) -> str:
         """The card as indented JSON."""
@@ -113,9 +128,12 @@ class ModelCard:
         except FileNotFoundError:
             msg = f"no model card at {path}; a weights folder holds {CARD_FILE} beside its weight file"
             raise WeightsError(msg) from None
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             msg = f"{path} is not valid JSON ({error}); write it with ModelCard.write"
             raise WeightsError(msg) from error
+        if not isinstance(values, dict):
+            msg = f"{path} holds no JSON object; write it with ModelCard.write"
+            raise WeightsError(msg)
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown or "name" not in values:

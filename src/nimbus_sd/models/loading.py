@@ -88,6 +88,7 @@ def load(model: str | Path | LoadedModel = "nimbus-sd-s") -> LoadedModel:
             "or another version: delete it and load again, or write a card of its own for it"
         )
         raise WeightsError(msg)
+    _check_tiling(card)
     net = UNet(card.unet_config)
     load_strict(net, read_state_dict(path), where=str(path))
     if card.licence and path.parent.parent != WEIGHTS:
@@ -112,6 +113,17 @@ def _locate(model: str | Path) -> tuple[ModelCard, Path]:
     card = get_card(str(model))
     bundled = WEIGHTS / card.name / card.weights_file
     return card, bundled if bundled.is_file() else fetch(card)
+
+
+def _check_tiling(card: ModelCard) -> None:
+    """Raise if tiles cut as the card says could not give the whole image's answer, though it says so."""
+    config = card.unet_config
+    if card.stride % config.stride or (card.exact and card.halo < config.halo):
+        msg = (
+            f"model card {card.name!r}: stride {card.stride} and halo {card.halo} don't fit its architecture, "
+            f"which needs a multiple of {config.stride} and at least {config.halo} px (or exact=false)"
+        )
+        raise WeightsError(msg)
 
 
 def _bare_card(path: Path) -> ModelCard:

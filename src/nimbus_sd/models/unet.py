@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class UNetConfig:
     out_channels: int = 1
     depth: int = 5
     width: int = 64
-    padding: str = "reflect"
+    padding: Literal["reflect", "zeros"] = "reflect"
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "depth", "width"):
@@ -77,7 +78,7 @@ class UNetConfig:
 class Block(nn.Module):
     """1x1 convolution (the skip), two padded 3x3 conv-norm-ReLU, sum."""
 
-    def __init__(self, n_in: int, n_out: int, padding: str) -> None:
+    def __init__(self, n_in: int, n_out: int, padding: Literal["reflect", "zeros"]) -> None:
         super().__init__()
         self.conv2d_0 = nn.Conv2d(n_in, n_out, 1)
         self.conv2d_1 = nn.Conv2d(n_out, n_out, 3, padding=1, padding_mode=padding)

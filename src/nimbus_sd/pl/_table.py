@@ -1,0 +1,95 @@
+"""Read markers, layers and groups of a table for plotting; errors list what is there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+
+
+def check_table(adata: object) -> None:
+    """Raise unless it is a table."""
+    if not isinstance(adata, ad.AnnData):
+        msg = f"expected an AnnData table, got {type(adata).__name__}; pass sdata['nimbus']"
+        raise InputError(msg)
+
+
+def check_unique(markers: Sequence[str]) -> list[str]:
+    """A list of markers without repeats."""
+    names = [markers] if isinstance(markers, str) else [str(m) for m in markers]
+    if not names or len(set(names)) < len(names):
+        msg = f"markers={names}: name at least one marker, and each once"
+        raise InputError(msg)
+    return names
+
+
+def pick_markers(
+    adata: ad.AnnData, markers: str | Sequence[str] | None, *, where: str, limit: int | None = None
+) -> list[str]:
+    """Markers to draw; None takes all, or the first `limit` with a warning."""
+    known = list(map(str, adata.var_names))
+    if markers is None:
+        if limit is not None and len(known) > limit:
+            warnings.warn(
+                f"drawing the first {limit} of {len(known)} markers; choose others with markers=[...]",
+                NimbusWarning,
+                stacklevel=3,
+            )
+        return known[:limit]
+    names = check_unique(markers)
+    missing = [m for m in names if m not in known]
+    if missing:
+        msg = f"{where} has no marker {missing}; valid: {', '.join(known)}"
+        raise ElementNotFoundError(msg)
+    if limit is not None and len(names) > limit:
+        msg = f"{len(names)} markers don't fit on one figure; pass at most {limit} and call again for the rest"
+        raise InputError(msg)
+    return names
+
+
+def values(adata: ad.AnnData, markers: Sequence[str], layer: str | None, *, where: str) -> np.ndarray:
+    """``(n_obs, len(markers))`` float64 of X (None) or a layer; never the whole matrix densified."""
+    if layer is not None and layer not in adata.layers:
+        msg = f"{where} has no layer {layer!r}; layers: {', '.join(map(repr, adata.layers)) or 'none'}"
+        raise ElementNotFoundError(msg)
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        msg = f"{where} has an empty X; name a layer with layer="
+        raise InputError(msg)
+    part = matrix[:, adata.var_names.get_indexer(list(markers))]
+    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)
+
+
+def scales(adata: ad.AnnData, markers: Sequence[str]) -> np.ndarray | None:
+    """``var["scale"]`` of the markers, NaN where it is not a positive number; None without the column."""
+    if "scale" not in adata.var:
+        return None
+    scale = adata.var["scale"].reindex(list(markers)).to_numpy(np.float64)
+    return np.where(np.isfinite(scale) & (scale > 0), scale, np.nan)
+
+
+def groups(adata: ad.AnnData, groupby: str, *, limit: int) -> pd.Categorical:
+    """A column of ``obs`` as categories that all have cells; -1 codes where it is missing."""
+    if groupby not in adata.obs:
+        fitting = [str(c) for c in adata.obs if _groups_well(adata.obs[c], limit)]
+        hint = f"columns that group cells: {', '.join(fitting)}" if fitting else "no column groups cells yet"
+        extra = "; run sc.tl.leiden(adata, flavor='igraph') first" if groupby == "leiden" else ""
+        msg = f"obs has no column {groupby!r}; {hint}{extra}"
+        raise ElementNotFoundError(msg)
+    column = adata.obs[groupby]
+    if not _groups_well(column, limit):
+        msg = (
+            f"obs[{groupby!r}] ({column.dtype}, {column.nunique()} values) does not group cells; use a "
+            f"column of at most {limit} categories, or cut it with pandas.cut"
+        )
+        raise InputError(msg)
+    return pd.Categorical(column).remove_unused_categories()
+
+
+def _groups_well(column: pd.Series, limit: int) -> bool:
+    return column.dtype.kind != "f" and 1 <= column.nunique() <= limit
