@@ -7,13 +7,13 @@ Importing the package loads neither torch nor spatialdata: the rooms ``pp``,
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from nimbus_sd._core.version import __version__
 
 if TYPE_CHECKING:
     from nimbus_sd import datasets, io, models, pl, pp, tl
 
-__version__ = version("nimbus-sd")
 __all__ = ["__version__", "datasets", "io", "models", "pl", "pp", "tl"]
 
 _ROOMS = frozenset(__all__) - {"__version__"}

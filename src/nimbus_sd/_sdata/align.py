@@ -41,13 +41,26 @@ def _source_rect(
 
 
 def _warp(
-    plane: np.ndarray, matrix: np.ndarray, out: tuple[Interval, Interval], origin: np.ndarray, order: int
+    plane: np.ndarray, matrix: np.ndarray, out: tuple[Interval, Interval], origin: np.ndarray
 ) -> np.ndarray:
+    """Bilinear; a position in the outer half of a border px takes that px."""
     offset = matrix[:2] @ np.array([out[0].start, out[1].start, 1.0]) - origin
     shape = (out[0].size, out[1].size)
     return ndimage.affine_transform(
-        plane, matrix[:2, :2], offset, output_shape=shape, order=order, mode="grid-constant"
+        plane, matrix[:2, :2], offset, output_shape=shape, order=1, mode="nearest"
     )
+
+
+def _nearest(
+    matrix: np.ndarray, y: Interval, x: Interval, shape: tuple[int, int]
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Pixels (row, column) under the new grid's pixels and whether they exist; the same in every crop."""
+    rows, columns = np.arange(y.start, y.stop)[:, None], np.arange(x.start, x.stop)[None]
+    # from global indices, and ties to one side in spite of rounding
+    row, column = (
+        np.floor(m[0] * rows + m[1] * columns + m[2] + 0.5 + 1e-6).astype(np.int64) for m in matrix[:2]
+    )
+    return (row, column), (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ class WarpedImage:
         rect = _source_rect(self.matrix, y, x, self.source.shape)
         raw = self.source.read(channels, *rect).astype(np.float32)
         origin = np.array([rect[0].start, rect[1].start])
-        return np.stack([_warp(plane, self.matrix, (y, x), origin, 1) for plane in raw])
+        _, inside = _nearest(self.matrix, y, x, self.source.shape)
+        return np.stack([_warp(plane, self.matrix, (y, x), origin) * inside for plane in raw])
 
 
 @dataclass(frozen=True)
@@ -118,8 +132,8 @@ class WarpedLabels:
         """Return ``(y, x)`` label ids of the new grid."""
         rect = _source_rect(self.matrix, y, x, self.source.shape)
         raw = self.source.read(*rect)
-        # ids above 2**53 would not survive ndimage's float64: warp positions instead
-        positions = np.arange(1, raw.size + 1, dtype=np.float64).reshape(raw.shape)
-        origin = np.array([rect[0].start, rect[1].start])
-        where = _warp(positions, self.matrix, (y, x), origin, 0).astype(np.int64)
-        return np.concatenate([np.zeros(1, raw.dtype), raw.reshape(-1)])[where]
+        (row, column), inside = _nearest(self.matrix, y, x, self.source.shape)
+        row, column = row[inside] - rect[0].start, column[inside] - rect[1].start
+        out = np.zeros((y.size, x.size), raw.dtype)
+        out[inside] = raw[row, column]
+        return out

@@ -71,6 +71,13 @@ def map_name(base: str, sample: ResolvedSample, n_samples: int) -> str:
     return base if n_samples == 1 else f"{base}_{sample.pair.labels}"
 
 
+def persist_map(sdata: SpatialData, name: str) -> None:
+    """Write a map into the object's store; one of that name on disk goes first, as spatialdata asks."""
+    if (Path(str(sdata.path)) / "images" / name).exists():
+        sdata.delete_element_from_disk(name)
+    sdata.write_element(name)
+
+
 def remember_maps(sdata: SpatialData, names: Sequence[str]) -> None:
     """Note in ``sdata.attrs`` which images are score maps, so that pairing leaves them out."""
     own = dict(sdata.attrs.get(ATTRS_KEY, {}))

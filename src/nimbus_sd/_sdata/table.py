@@ -43,6 +43,21 @@ def observations(partials: Partials, sample: ResolvedSample) -> pd.DataFrame:
     return obs
 
 
+def empty_labels(regions: Sequence[str], partials: Sequence[Partials]) -> list[str]:
+    """Names of the labels without a labelled pixel.
+
+    Raises
+    ------
+    InputError
+        If that is all of them.
+    """
+    empty = [name for name, p in zip(regions, partials, strict=True) if p.ids.size == 0]
+    if len(empty) == len(partials):
+        msg = f"labels {', '.join(map(repr, empty))}: no labelled pixel; check the segmentation"
+        raise InputError(msg)
+    return empty
+
+
 def build_table(
     samples: Sequence[ResolvedSample],
     partials: Sequence[Partials],
@@ -72,10 +87,7 @@ def build_table(
     InputError
         If no sample has a labelled pixel.
     """
-    empty = [s.pair.labels for s, p in zip(samples, partials, strict=True) if p.ids.size == 0]
-    if len(empty) == len(samples):
-        msg = f"labels {', '.join(map(repr, empty))}: no labelled pixel; check the segmentation"
-        raise InputError(msg)
+    empty = empty_labels([s.pair.labels for s in samples], partials)
     if empty:
         warnings.warn(
             f"no labelled pixel in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3
@@ -158,11 +170,15 @@ def join_layer(
     attrs = table.uns[TableModel.ATTRS_KEY]
     region = table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
     instance = table.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy()
+    empty_labels(regions, partials)
     out = np.full(table.shape, np.nan, dtype=np.float32)
     columns = table.var_names.get_indexer(list(channels))
     known = columns >= 0
     without_pixels = without_row = 0
     for name, part, scores in zip(regions, partials, values, strict=True):
+        if part.ids.size == 0:
+            without_pixels += int((region == name).sum())
+            continue
         rows = np.flatnonzero(region == name)
         position = pd.Index(part.ids).get_indexer(instance[rows].astype(np.int64))
         found = position >= 0

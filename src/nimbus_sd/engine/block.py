@@ -11,9 +11,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from nimbus_sd._core.errors import InputError
-from nimbus_sd.arrays import Interval, LabelIndex, Tile, TilePlan, check_pixels, interior_mask, resample_axis
-from nimbus_sd.engine.source import LabelSource, Sample
+from nimbus_sd.arrays import Interval, LabelIndex, Tile, TilePlan, interior_mask, resample_axis
+from nimbus_sd.engine.source import LabelSource, Sample, check_planes, index_labels
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def read_tile_labels(labels: LabelSource, plan: TilePlan, tile: Tile) -> TileLab
     ]
     array = labels.read(*rect)
     owned = tuple(slice(o.start - r.start, o.stop - r.start) for o, r in zip(tile.owned, rect, strict=True))
-    index = LabelIndex(array[owned])
+    index = index_labels(array[owned], labels.name)
     if index.ids.size == 0:
         return None
     coarse = [
@@ -121,12 +120,7 @@ def prepare(
 ) -> TileInput:
     """Read the pixels of a channel group and build the network's input."""
     raw = sample.image.read(list(group), *tile.read)
-    for i, plane in zip(group, raw, strict=True):
-        try:
-            check_pixels(plane)
-        except InputError as error:
-            msg = f"image {sample.image.name!r}, channel {sample.image.channels[i]!r}: {error}"
-            raise InputError(msg) from error
+    check_planes(sample.image, list(group), raw)
     marker = to_model_pixels(raw, plan, tile, scale=scale, transform=transform)
     batch = torch.empty((len(group), 2, *tile.outer_shape), dtype=dtype, memory_format=torch.channels_last)
     batch[:, 0] = torch.from_numpy(marker)

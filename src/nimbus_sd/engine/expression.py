@@ -8,10 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from nimbus_sd._core.errors import InputError
-from nimbus_sd.arrays import Interval, LabelIndex, Partials, check_pixels, merge_partials
+from nimbus_sd.arrays import Interval, Partials, merge_partials
 from nimbus_sd.engine.readahead import read_ahead
-from nimbus_sd.engine.source import Sample
+from nimbus_sd.engine.source import Sample, check_planes, index_labels
 
 STATISTICS = ("mean", "sum", "min", "max")
 _BLOCK = 2048
@@ -126,12 +125,7 @@ def _summarise_block(
     if index.ids.size == 0:
         return None
     image = sample.image.read(wanted, y, x)
-    for name, plane in zip((sample.image.channels[i] for i in wanted), image, strict=True):
-        try:
-            check_pixels(plane)
-        except InputError as error:
-            msg = f"image {sample.image.name!r}, channel {name!r}: {error}"
-            raise InputError(msg) from error
+    check_planes(sample.image, wanted, image)
     origin = np.array([y.start, x.start], dtype=np.float64)
     sums = {
         "intensity": index.sum(image),
@@ -156,7 +150,7 @@ def _summarise_block(
                 if label in border:
                     crossing[int(label)] = mine.copy()
                 else:
-                    sums["quantiles"][row] = np.quantile(mine, quantiles, axis=1).T
+                    sums["quantiles"][row] = np.quantile(mine.astype(np.float64), quantiles, axis=1).T
     return Partials(index.ids, index.count, sums), crossing
 
 
@@ -183,7 +177,8 @@ def _assemble(
     values = merged.sums.get("quantiles", np.zeros((n, n_channels, len(quantiles))))
     for label, pieces in crossing.items():
         row = np.searchsorted(merged.ids, label)
-        values[row] = np.quantile(np.concatenate(pieces, axis=1), quantiles, axis=1).T
+        whole = np.concatenate(pieces, axis=1).astype(np.float64)
+        values[row] = np.quantile(whole, quantiles, axis=1).T
     kept = ("intensity", "position")
     sums = {k: v for k, v in merged.sums.items() if k in kept}
     return Expression(Partials(merged.ids, merged.count, sums), low, high, values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -97,6 +98,12 @@ class Predictor:
     def __init__(self, model: LoadedModel, config: PredictConfig | None = None) -> None:
         self.card = model.card
         self.config = config or PredictConfig()
+        if not self.card.exact:
+            warnings.warn(
+                f"model {self.card.name!r} uses context beyond its tiles (exact=false): scores depend on tile=",
+                NimbusWarning,
+                stacklevel=2,
+            )
         self.device = resolve_device(self.config.device)
         self.precision = resolve_precision(self.config.precision, self.device)
         self.net = deploy(model.net, self.device, self.precision)
@@ -202,8 +209,15 @@ class Predictor:
         y, x = plan[0].outer_shape
         pixels = y * x * max(plan.y.factor, 1) ** 2
         fits = max(int(_GROUP_BYTES // (pixels * (sample.image.dtype.itemsize + 8))), 1)
-        size = max(fits, max(sample.image.chunks[0]))
-        return [tuple(wanted[i : i + size]) for i in range(0, len(wanted), size)]
+        chunk_of = np.repeat(np.arange(len(sample.image.chunks[0])), sample.image.chunks[0])
+        groups: list[list[int]] = []
+        for _, members in groupby(wanted, key=lambda i: chunk_of[i]):
+            together = list(members)
+            if groups and len(groups[-1]) + len(together) <= fits:
+                groups[-1] += together
+            else:
+                groups.append(together)
+        return [tuple(group) for group in groups]
 
     def _score_tile(self, inputs: list[TileInput], plan: TilePlan, on_map: MapWriter | None) -> Partials:
         tile, labels = inputs[0].tile, inputs[0].labels
@@ -241,7 +255,7 @@ class Predictor:
     def _forward_view(self, batch: Tensor, view: str) -> np.ndarray:
         start, out = 0, []
         while start < len(batch):
-            step = self._batch_size(batch)
+            step = min(self._batch_size(batch), len(batch) - start)
             try:
                 out.append(self._forward_batch(batch[start : start + step], view))
             except RuntimeError as error:

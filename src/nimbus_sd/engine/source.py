@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from nimbus_sd.arrays import Interval
+from nimbus_sd._core.errors import InputError
+from nimbus_sd.arrays import Interval, LabelIndex, check_pixels
 
 
 class LabelSource(Protocol):
@@ -64,6 +65,16 @@ class ImageSource(Protocol):
     def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
         """Return ``(len(channels), y, x)`` pixels."""
         ...
+
+
+def check_planes(image: ImageSource, channels: list[int], planes: np.ndarray) -> None:
+    """Raise :class:`InputError`, naming image and channel, unless all pixels are finite and ≥ 0."""
+    for i, plane in zip(channels, planes, strict=True):
+        try:
+            check_pixels(plane)
+        except InputError as error:
+            msg = f"image {image.name!r}, channel {image.channels[i]!r}: {error}"
+            raise InputError(msg) from error
 
 
 @dataclass(frozen=True)
@@ -143,3 +154,12 @@ class Sample:
     image: ImageSource
     labels: LabelSource
     mpp: float | None = None
+
+
+def index_labels(array: np.ndarray, name: str) -> LabelIndex:
+    """Index a rectangle of labels; errors name the labels it was read from."""
+    try:
+        return LabelIndex(array)
+    except InputError as error:
+        msg = f"labels {name!r}: {error}"
+        raise InputError(msg) from error

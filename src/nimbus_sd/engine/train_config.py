@@ -39,9 +39,9 @@ class TrainConfig:
     name: str = "nimbus-sd-s"
     width: int = 16
     depth: int = 5
-    steps: int = 4000
-    batch: int = 8
-    crop: int = 256
+    steps: int = 3600
+    batch: int = 12
+    crop: int = 160
     background: float = 0.1
     gain_low: float = 0.06
     gain_high: float = 1.5
@@ -50,7 +50,7 @@ class TrainConfig:
     weight_decay: float = 1e-3
     warmup: int = 100
     ema: float = 0.998
-    tissues: int = 600
+    tissues: int = 480
     channels: int = 6
     side: int = 512
     seed: int = 0

@@ -58,4 +58,7 @@ def export(
         metrics=dict(metrics),
         limits=LIMITS,
     )
-    return save(net, folder, card, half=True)
+    card = save(net, folder, card, half=True)
+    # safetensors writes files that only their owner can read; weights go into packages
+    (Path(folder) / card.weights_file).chmod(0o644)
+    return card

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 
-from nimbus_sd import __version__
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.maps import MapStore, map_name, remember_maps
+from nimbus_sd._core.version import __version__
+from nimbus_sd._sdata.maps import MapStore, map_name, persist_map, remember_maps
 from nimbus_sd._sdata.persist import persist_table
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import SampleSet, fit_over, resolve_samples
@@ -184,7 +184,11 @@ def predict(
     )
     regions = [s.pair.labels for s in samples.samples]
     if into is not None:
-        existing_table(sdata, into, regions)
+        known = existing_table(sdata, into, regions).var_names
+        unknown = [c for c in samples.channels if c not in known]
+        if unknown:
+            msg = f"table {into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with channels="
+            raise InputError(msg)
     map_names = _map_names(sdata, maps, samples, overwrite=overwrite)
     predictor = Predictor(load(model), config)
     for s in samples.samples:
@@ -338,7 +342,7 @@ def _provenance(predictor: Predictor, samples: SampleSet, normalization: Normali
         "images": {s.pair.labels: s.pair.image for s in samples.samples},
         "coordinate_systems": {s.pair.labels: s.pair.system for s in samples.samples},
         "threshold": card.threshold,
-        "views": list(predictor.config.views),
+        "views": np.array(predictor.config.views),
         "precision": predictor.precision,
         "device": str(predictor.device),
         "normalization": json.dumps(normalization.to_dict()),
@@ -371,7 +375,7 @@ def _commit(
         sdata[into].uns["nimbus"] = provenance
     if write:
         for name in stores:
-            sdata.write_element(name, overwrite=True)
+            persist_map(sdata, name)
         if stores:
             sdata.write_attrs()
         persist_table(sdata, into or table, overwrite=True)
