@@ -19,7 +19,9 @@ from nimbus_sd.arrays import interior_mask
 # Okabe and Ito's palette: told apart with every common colour blindness
 POSITIVE, NEGATIVE, NEUTRAL = "#E69F00", "#56B4E9", "#7F7F7F"
 MISSING = "#BDBDBD"
-RC = {
+# darker ones of the same palette, for white ground
+TRUE_POSITIVE, TRUE_NEGATIVE = "#D55E00", "#0072B2"
+RC: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,
     "axes.labelsize": 8.5,
@@ -59,7 +61,13 @@ def new_figure(figsize: tuple[float, float], *, shown: bool) -> Figure:
 
 
 def finish(
-    fig: Figure, result: Any, *, shown: bool, save: str | Path | None, return_fig: bool, ax: Axes | None = None
+    fig: Figure,
+    result: Any,
+    *,
+    shown: bool,
+    save: str | Path | None,
+    return_fig: bool,
+    ax: Axes | None = None,
 ) -> Any:
     """Save and show; return the figure, else the axes if they were not shown, else None."""
     if save is not None:

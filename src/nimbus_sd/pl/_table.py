@@ -47,7 +47,9 @@ def pick_markers(
         msg = f"{where} has no marker {missing}; valid: {', '.join(known)}"
         raise ElementNotFoundError(msg)
     if limit is not None and len(names) > limit:
-        msg = f"{len(names)} markers don't fit on one figure; pass at most {limit} and call again for the rest"
+        msg = (
+            f"{len(names)} markers don't fit on one figure; pass at most {limit} and call again for the rest"
+        )
         raise InputError(msg)
     return names
 
@@ -76,7 +78,8 @@ def scales(adata: ad.AnnData, markers: Sequence[str]) -> np.ndarray | None:
 def groups(adata: ad.AnnData, groupby: str, *, limit: int) -> pd.Categorical:
     """A column of ``obs`` as categories that all have cells; -1 codes where it is missing."""
     if groupby not in adata.obs:
-        fitting = [str(c) for c in adata.obs if _groups_well(adata.obs[c], limit)]
+        half = max(1, adata.n_obs // 2)  # ids are no groups
+        fitting = [str(c) for c in adata.obs if _groups_well(adata.obs[c], min(limit, half))]
         hint = f"columns that group cells: {', '.join(fitting)}" if fitting else "no column groups cells yet"
         extra = "; run sc.tl.leiden(adata, flavor='igraph') first" if groupby == "leiden" else ""
         msg = f"obs has no column {groupby!r}; {hint}{extra}"

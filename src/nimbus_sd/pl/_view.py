@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -109,7 +110,9 @@ def _levels(element: object) -> list[xr.DataArray]:
 
 def _coarser(element: object, shape: tuple[int, int], step: int) -> xr.DataArray | None:
     """The coarsest level that still has every px the figure can show; None: the finest."""
-    fitting = [a for a in _levels(element) if a.shape[-2] < shape[0] and shape[0] / a.shape[-2] <= step * 1.01]
+    fitting = [
+        a for a in _levels(element) if a.shape[-2] < shape[0] and shape[0] / a.shape[-2] <= step * 1.01
+    ]
     return min(fitting, key=lambda a: a.shape[-2], default=None)
 
 
@@ -228,7 +231,7 @@ def _on_level(full: Interval, factor: float, size: int, step: int) -> Interval:
 
 def _cut(interval: Interval, side: int) -> list[Interval]:
     edges = [interval.start, *range((interval.start // side + 1) * side, interval.stop, side), interval.stop]
-    return [Interval(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [Interval(a, b) for a, b in pairwise(edges)]
 
 
 def _mean(pixels: np.ndarray, step: int) -> np.ndarray:
