@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -24,6 +25,8 @@ for command in (convert, predict, demo, models):
 
 def main() -> None:
     """Run the program; expected errors become one message and exit code 1."""
+    # warns once per labels element of every SpatialData store, with nothing for the user to do
+    logging.getLogger("ome_zarr").setLevel(logging.ERROR)
     try:
         app()
     except NimbusError as error:
