@@ -88,7 +88,11 @@ class ModelCard:
         }
         for name, (low, high) in numbers.items():
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not low <= value <= high or (name == "mpp" and value == 0):
+            if (
+                not isinstance(value, int | float)
+                or not low <= value <= high
+                or (name == "mpp" and value == 0)
+            ):
                 msg = f"model card {self.name!r}: {name}={value!r} must be a number from {low} to {high}"
                 raise WeightsError(msg)
 
@@ -99,7 +103,8 @@ class ModelCard:
             return UNetConfig(**self.architecture)
         except (TypeError, InputError) as error:
             valid = ", ".join(f.name for f in fields(UNetConfig))
-            msg = f"model card {self.name!r}: architecture {dict(self.architecture)}: {error}; valid keys: {valid}"
+            given = dict(self.architecture)
+            msg = f"model card {self.name!r}: architecture {given}: {error}; valid keys: {valid}"
             raise WeightsError(msg) from error
 
     def to_json(self) -> str:

@@ -120,8 +120,8 @@ def _check_tiling(card: ModelCard) -> None:
     config = card.unet_config
     if card.stride % config.stride or (card.exact and card.halo < config.halo):
         msg = (
-            f"model card {card.name!r}: stride {card.stride} and halo {card.halo} don't fit its architecture, "
-            f"which needs a multiple of {config.stride} and at least {config.halo} px (or exact=false)"
+            f"model card {card.name!r}: stride {card.stride} and halo {card.halo} don't fit its network: "
+            f"it needs a multiple of {config.stride} and at least {config.halo} px (or exact=false)"
         )
         raise WeightsError(msg)
 

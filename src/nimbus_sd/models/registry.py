@@ -54,6 +54,10 @@ def get_card(name: str) -> ModelCard:
 def list() -> builtins.list[str]:
     """Names of the registered models.
 
+    Returns
+    -------
+    Names that :func:`nimbus_sd.models.load` takes: the bundled weights, then the downloadable ones.
+
     Examples
     --------
     >>> import nimbus_sd as nb

@@ -24,7 +24,7 @@ def dilate_labels(labels: IntArray, reach: float | FloatArray, mpp: float) -> In
 
 def erode_labels(labels: IntArray, depth: float | FloatArray, mpp: float) -> IntArray:
     """Remove the outer `depth` µm of every label."""
-    return np.where(border_distance(labels, mpp) > depth + 0.5 * mpp, labels, 0).astype(np.int32)
+    return np.where(border_distance(labels, mpp) > depth, labels, 0).astype(np.int32)
 
 
 def merge_labels(rng: np.random.Generator, labels: IntArray, share: float) -> IntArray:
@@ -99,7 +99,9 @@ def segment(rng: np.random.Generator, tissue: Tissue, config: SegmentationConfig
     if config.wobble:
         uneven = config.wobble * smooth_noise(rng, labels.shape, 2.5 / mpp)
     if config.erode or config.wobble:
-        labels = erode_labels(labels, config.erode - np.minimum(uneven, 0), mpp)
+        # half a px more, so that an uneven outline wobbles about the border and not only beyond it
+        inset = 0.5 * mpp if config.wobble else 0.0
+        labels = erode_labels(labels, config.erode - np.minimum(uneven, 0) + inset, mpp)
     if config.dilate or config.wobble:
         labels = dilate_labels(labels, config.dilate + np.maximum(uneven, 0), mpp)
     if config.split:
