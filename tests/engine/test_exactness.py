@@ -26,7 +26,9 @@ MPPS = {0.5: 2.0, 1.0: 1.0, 2.0: 0.5, 1 / 1.5: 1.5, 1 / 3: 3.0}
 
 def sample(shape, *, seed=0, mpp=1.0, dtype="uint16", **labels):
     image = random_image((3, *shape), seed=seed, dtype=dtype)
-    return Sample("cells", ArrayImage("i", image, CHANNELS), ArrayLabels("l", random_labels(shape, **labels)), mpp)
+    return Sample(
+        "cells", ArrayImage("i", image, CHANNELS), ArrayLabels("l", random_labels(shape, **labels)), mpp
+    )
 
 
 def run(model, sample, **config):
@@ -46,6 +48,7 @@ def oracle(model, sample, **options):
         scale=SCALE,
         factor=scale_factor(sample.mpp, model.card.mpp),
         transform=model.card.transform,
+        stride=model.card.stride,
         **options,
     )
 
@@ -65,7 +68,9 @@ def oracle(model, sample, **options):
 @example((16, 31), 0.5, 16, None, 2, "sqrt", 2)
 @example((97, 64), 1 / 1.5, 32, 2, 1, "identity", 3)
 @example((33, 65), 2.0, 16, None, 0, "identity", 4)
-def test_any_cut_of_the_work_gives_the_whole_image_answer(shape, mpp, tile, batch_size, n_threads, transform, seed):
+def test_any_cut_of_the_work_gives_the_whole_image_answer(
+    shape, mpp, tile, batch_size, n_threads, transform, seed
+):
     model = directional_model(transform=transform)
     field = sample(shape, seed=seed, mpp=mpp, n=20)
     ids, expected = oracle(model, field)
@@ -100,12 +105,9 @@ def test_pixel_sizes(mpp, factor):
     assert scale_factor(mpp, 1.0) == pytest.approx(factor)
     field = sample((61, 75), mpp=mpp, n=25)
     model = tiny_unet_model(width=2, depth=3)
-    ids, expected = oracle(model, field)
-    whole, tiled = (run(model, field, tile=t) for t in (512, 16))
-    assert whole.ids.tolist() == tiled.ids.tolist() == ids.tolist()
-    if factor * 16 % 1 == 0:
-        np.testing.assert_allclose(mean(tiled), mean(whole), atol=1e-5)
-    np.testing.assert_array_equal(whole.count, tiled.count)
+    _, expected = oracle(model, field)
+    for tile in (16, 512):
+        np.testing.assert_allclose(mean(run(model, field, tile=tile)), expected[..., 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [FAKE, tiny_unet_model(width=3, depth=4, seed=3)], ids=lambda m: m.name)

@@ -1,6 +1,8 @@
 """The runner: what it reads, in which groups, and what it does when memory ends."""
 
+import warnings
 from dataclasses import replace
+from typing import ClassVar
 
 import dask.array as da
 import numpy as np
@@ -17,13 +19,16 @@ SHAPE = (96, 64)
 
 
 class Lazy(ArrayImage):
-    """An image in dask, read as an element is."""
+    """An image in dask, read as an element is; `groups` keeps the channels of every read."""
+
+    groups: ClassVar[list] = []
 
     @property
     def chunks(self):
         return self.array.chunks
 
     def read(self, channels, y, x):
+        self.groups.append(channels)
         return self.array[channels, y.slice, x.slice].compute(scheduler="synchronous")
 
 
@@ -70,7 +75,9 @@ def test_channel_groups_follow_the_chunks(monkeypatch):
     # room for five channels at a time, four to a chunk: the groups must not cut a chunk in two
     monkeypatch.setattr("nimbus_sd.engine.predict._GROUP_BYTES", SHAPE[0] * SHAPE[1] * 10 * 5)
     counter, sample = counted_sample((4, 96, 64), n=10)
+    Lazy.groups.clear()
     whole = predictor().run(sample, sample.image.channels, np.full(10, 900.0))
+    assert sorted(map(len, Lazy.groups)) == [2, 4, 4]
     assert set(counter.reads.values()) == {1}
     assert scores(whole).shape[1] == 10
     monkeypatch.undo()
@@ -84,12 +91,10 @@ def test_tiles_without_labels_never_read_the_image():
     labels[2:9, 3:8] = 5
     counter, sample = counted_sample((1, 16, 16), labels=labels)
     done = []
-    got = predictor(tile=16).run(
-        sample, sample.image.channels, np.full(3, 900.0), on_progress=done.append
-    )
+    got = predictor(tile=16).run(sample, sample.image.channels, np.full(3, 900.0), on_progress=done.append)
     assert got.ids.tolist() == [5]
-    # the one tile and its halo of 32 px
-    assert {(y, x) for _, y, x in counter.reads} == {(y, x) for y in range(3) for x in range(3)}
+    # the one tile and its halo of 16 px
+    assert {(y, x) for _, y, x in counter.reads} == {(y, x) for y in range(2) for x in range(2)}
     assert sum(done) == 24 * 3
 
 
@@ -117,20 +122,22 @@ def test_out_of_memory_halves_the_batch_and_says_so():
     _, sample = counted_sample((1, 96, 64), n=7)
     expected = predictor().run(sample, sample.image.channels, np.full(7, 900.0))
     greedy = predictor(Greedy(2), batch_size=16)
-    with pytest.warns(NimbusWarning, match="batch size halved to 3") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         got = greedy.run(sample, sample.image.channels, np.full(7, 900.0))
-    assert [str(w.message)[-1] for w in caught] == ["3", "1"]
+    assert [w.category for w in caught] == [NimbusWarning] * 2
+    assert [str(w.message).split(": ")[1] for w in caught] == [
+        "batch size halved to 3",
+        "batch size halved to 1",
+    ]
     assert greedy.net.sizes == [7, 3, *[1] * 7]
     np.testing.assert_allclose(scores(got), scores(expected), atol=1e-6)
 
 
 def test_out_of_memory_with_one_marker_says_what_to_do():
     _, sample = counted_sample((1, 96, 64))
-    with (
-        pytest.warns(NimbusWarning, match="halved"),
-        pytest.raises(InputError, match=r"cpu ran out of memory.*smaller tile="),
-    ):
-        predictor(Greedy(0)).run(sample, sample.image.channels, np.full(3, 900.0))
+    with pytest.raises(InputError, match=r"cpu ran out of memory.*smaller tile="):
+        predictor(Greedy(0), batch_size=1).run(sample, sample.image.channels, np.full(3, 900.0))
 
 
 def test_other_errors_of_a_network_come_through():
@@ -214,7 +221,13 @@ def test_a_model_that_is_not_exact_says_so():
 def test_dask_chunks_do_not_change_scores():
     image, labels = random_image((2, *SHAPE)), ArrayLabels("l", random_labels(SHAPE, n=20))
     got = [
-        scores(predictor(tile=32).run(Sample("c", Lazy("i", da.from_array(image, chunks=c), ("a", "b")), labels, 1.0), ("a", "b"), np.full(2, 900.0)))
+        scores(
+            predictor(tile=32).run(
+                Sample("c", Lazy("i", da.from_array(image, chunks=c), ("a", "b")), labels, 1.0),
+                ("a", "b"),
+                np.full(2, 900.0),
+            )
+        )
         for c in [(1, 96, 64), (2, 7, 13), (1, 50, 64)]
     ]
     np.testing.assert_array_equal(got[0], got[1])

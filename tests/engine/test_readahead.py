@@ -19,16 +19,15 @@ def test_results_come_in_the_order_of_the_jobs(n_threads):
 
 @pytest.mark.parametrize(("n_threads", "window"), [(1, None), (3, None), (3, 2), (2, 6)])
 def test_no_more_than_the_window_is_under_way(n_threads, window):
-    started, taken, worst = [], 0, 0
+    started, worst = [], 0
 
     def job(i):
         started.append(i)
         return i
 
-    for _ in read_ahead(job, range(40), n_threads=n_threads, window=window):
+    for taken in read_ahead(job, range(40), n_threads=n_threads, window=window):
         time.sleep(0.001)
         worst = max(worst, len(started) - taken)
-        taken += 1
     assert worst <= (window or n_threads + 1)
 
 

@@ -102,7 +102,8 @@ def test_reading_undoes_writing(adata):
 
 def test_columns_on_disk(small, tmp_path):
     nb.io.write_cell_table(small, tmp_path / "cells.csv")
-    rows = list(csv.DictReader((tmp_path / "cells.csv").open(encoding="utf-8")))
+    with (tmp_path / "cells.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["label", "fov", "CD3", "CD8", "area_px", "area_um2", "x", "y"]
     assert [(row["label"], row["fov"], row["CD3"]) for row in rows] == [
         ("1", "fov1", "0.1"),

@@ -85,7 +85,9 @@ def test_the_licence_is_shown(folder, caplog):
 def test_wrong_hash(folder):
     card = m.ModelCard.read(folder)
     replace(card, sha256="0" * 64).write(folder)
-    with pytest.raises(WeightsError, match=rf"weights\.safetensors: sha256 is {card.sha256}.*'tiny' says 0{{64}}"):
+    with pytest.raises(
+        WeightsError, match=rf"weights\.safetensors: sha256 is {card.sha256}.*'tiny' says 0{{64}}"
+    ):
         m.load(folder)
 
 

@@ -73,7 +73,12 @@ def test_sides_in_multiples_of_the_stride_come_back(depth, padding):
     config = m.UNetConfig(width=2, depth=depth, padding=padding)
     y, x = 2 * config.stride, 3 * config.stride
     with torch.no_grad():
-        assert m.UNet(config).eval()(torch.rand(1, 2, max(y, 4), max(x, 4))).shape == (1, 1, max(y, 4), max(x, 4))
+        assert m.UNet(config).eval()(torch.rand(1, 2, max(y, 4), max(x, 4))).shape == (
+            1,
+            1,
+            max(y, 4),
+            max(x, 4),
+        )
 
 
 def _reach(depth, distance, side):
@@ -85,7 +90,7 @@ def _reach(depth, distance, side):
         net = tiny_unet_model(width=2, depth=depth, seed=seed).net.double()
         x = torch.rand(1, 2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         low, high = start - distance, start + core + distance
-        assert 0 < low
+        assert low > 0
         assert high < side
         changed = 10 * torch.rand_like(x)
         changed[..., low:high, low:high] = x[..., low:high, low:high]

@@ -108,7 +108,7 @@ def _labels_names(
         return names
     if isinstance(image, Mapping):
         if not image:
-            msg = f"image={{}}: name at least one pair, {{labels name: image name}}; labels: {', '.join(sdata.labels)}"
+            msg = f"image={{}}: name at least one pair {{labels: image}}; labels: {list(sdata.labels)}"
             raise InputError(msg)
         return list(image)
     if image is not None:

@@ -92,13 +92,14 @@ class IntensityHistogram:
         self._float += np.bincount(bins, minlength=_N_FLOAT)
 
     def __add__(self, other: IntensityHistogram) -> IntensityHistogram:
-        """Merge two histograms of the same dtype into a new one."""
-        if self.dtype != other.dtype:
+        """Merge two histograms, both of integers or both of floats, into a new one."""
+        if self.is_integer != other.is_integer:
             msg = f"can't merge histograms of {self.dtype} and {other.dtype}; cast the images to one dtype"
             raise InputError(msg)
-        out = IntensityHistogram(self.dtype)
-        out._exact = self._exact + other._exact
-        out._float = self._float + other._float
+        out = IntensityHistogram(max(self.dtype, other.dtype, key=lambda dtype: dtype.itemsize))
+        for part in (self, other):
+            out._exact += part._exact
+            out._float[: part._float.size] += part._float
         out.maximum = max(self.maximum, other.maximum)
         return out
 

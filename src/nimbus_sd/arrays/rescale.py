@@ -93,7 +93,8 @@ class AxisMap:
         position = np.clip(position, 0, self.padded_size - 1)
         lower = np.floor(position).astype(np.int64)
         weight = (position - lower).astype(np.float32)
-        return self.source(lower), self.source(lower + 1), weight
+        # a px that has no weight is not read
+        return self.source(lower), self.source(lower + (weight > 0)), weight
 
     def nearest(self, start: int, stop: int) -> np.ndarray:
         """Pixel (int64) that model px ``start..stop`` take their mask from: ``floor(i * factor)``."""

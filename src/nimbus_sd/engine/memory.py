@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -29,7 +29,7 @@ def reuse_memory() -> Iterator[None]:
     Elsewhere than on glibc, or where the environment sets malloc's options, nothing is
     changed. May be nested and used from several threads.
     """
-    global _users  # noqa: PLW0603 - the options are the process's, and so is the count of who needs them
+    global _users  # the options are the process's, and so is the count of who needs them
     libc = _glibc()
     if libc is None:
         yield
@@ -52,7 +52,11 @@ def reuse_memory() -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    tuned = "malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(k.startswith("MALLOC_") for k in os.environ)
+    options = [*os.environ, *os.environ.get("GLIBC_TUNABLES", "").split(":")]
+    tuned = any(
+        o.startswith(("MALLOC_MMAP", "MALLOC_TRIM", "glibc.malloc.mmap", "glibc.malloc.trim"))
+        for o in options
+    )
     if tuned or os.name != "posix":
         return None
     libc = ctypes.CDLL(None)

@@ -30,6 +30,7 @@ from nimbus_sd.arrays.reduce import check_label_dtype
 from nimbus_sd.arrays.rescale import scale_factor
 from nimbus_sd.engine.block import TileInput, TileLabelCache, prepare
 from nimbus_sd.engine.device import PRECISIONS, deploy, memory_budget, resolve_device, resolve_precision
+from nimbus_sd.engine.memory import reuse_memory
 from nimbus_sd.engine.readahead import read_ahead
 from nimbus_sd.engine.source import Sample
 from nimbus_sd.models.loading import LoadedModel
@@ -100,7 +101,7 @@ class Predictor:
         self.config = config or PredictConfig()
         if not self.card.exact:
             warnings.warn(
-                f"model {self.card.name!r} uses context beyond its tiles (exact=false): scores depend on tile=",
+                f"model {self.card.name!r} sees beyond its tiles (exact=false): scores depend on tile=",
                 NimbusWarning,
                 stacklevel=2,
             )
@@ -164,11 +165,12 @@ class Predictor:
         """
         plan = self.plan(sample)
         parts = []
-        for inputs in self._tiles(sample, plan, channels, scale):
-            if inputs:
-                parts.append(self._score_tile(inputs, plan, on_map))
-            if on_progress:
-                on_progress(len(channels))
+        with reuse_memory():
+            for inputs in self._tiles(sample, plan, channels, scale):
+                if inputs:
+                    parts.append(self._score_tile(inputs, plan, on_map))
+                if on_progress:
+                    on_progress(len(channels))
         return merge_partials(parts)
 
     def _tiles(

@@ -34,8 +34,7 @@ def expand_labels(
     labels
         Name of labels ``(y, x)``, integer ids.
     distance
-        µm, Euclidean; ties go to the same label whatever the chunks are only where
-        distances differ.
+        µm, Euclidean.
     key_added
         Name of the new labels element, ``f"{labels}_expanded"`` by default.
     mpp
@@ -71,7 +70,13 @@ def expand_labels(
     if mpp is None:
         msg = f"labels {labels!r}: the pixel size is unknown; pass mpp= (µm per px)"
         raise InputError(msg)
+    if not mpp > 0:
+        msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
+        raise InputError(msg)
     name = key_added or f"{labels}_expanded"
+    if name in sdata and name not in sdata.labels:
+        msg = f"{name!r} is the name of another element; pass another key_added="
+        raise InputError(msg)
     if name in sdata and not overwrite:
         msg = f"{name!r} exists; pass overwrite=True to replace it, or another key_added="
         raise InputError(msg)

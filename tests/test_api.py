@@ -1,0 +1,137 @@
+"""Conventions of the public functions: few positional parameters, whole docstrings, examples that run."""
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import inspect
+import re
+import textwrap
+
+import pytest
+
+import nimbus_sd as nb
+from nimbus_sd import testing
+
+ROOMS = ("pp", "tl", "pl", "io", "datasets", "models")
+SECTIONS = (
+    "Parameters",
+    "Returns",
+    "Raises",
+    "Warns",
+    "References",
+    "Examples",
+    "Attributes",
+    "Notes",
+    "See Also",
+)
+
+
+def members(room):
+    module = getattr(nb, room)
+    return [(f"{room}.{name}", getattr(module, name)) for name in module.__all__]
+
+
+PUBLIC = dict(pair for room in ROOMS for pair in members(room))
+FUNCTIONS = {name: f for name, f in PUBLIC.items() if inspect.isfunction(f)}
+CLASSES = {name: c for name, c in PUBLIC.items() if inspect.isclass(c)}
+
+
+def sections(thing):
+    """Section title to body of a numpydoc docstring; the key "" holds the summary."""
+    doc = inspect.getdoc(thing) or ""
+    parts = re.split(rf"^({'|'.join(SECTIONS)})\n-+$", doc, flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def documented(body):
+    names = re.findall(r"^(\w[\w, *]*?)(?: :.*)?$", body, flags=re.MULTILINE)
+    return {n.strip(" *") for line in names for n in line.split(",")}
+
+
+def test_every_room_is_there_and_its_names_are_what_they_say():
+    assert set(nb.__all__) == {*ROOMS, "__version__"}
+    for room in ROOMS:
+        module = getattr(nb, room)
+        assert sorted(module.__all__) == dir(module)
+        assert len(set(module.__all__)) == len(module.__all__)
+    for name, thing in PUBLIC.items():
+        assert callable(thing), name
+        assert thing.__name__ == name.split(".")[1]
+        # a second look gives the same thing: no submodule has taken its place
+        assert getattr(getattr(nb, name.split(".")[0]), name.split(".")[1]) is thing
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_at_most_three_positional_parameters_and_no_mutable_defaults(name):
+    parameters = inspect.signature(FUNCTIONS[name]).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    assert len(positional) <= 3
+    for p in parameters:
+        assert p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or p.name == "kwargs"
+        assert not isinstance(p.default, list | dict | set)
+        assert p.annotation is not p.empty
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_name_every_parameter_and_what_comes_back(name):
+    function = FUNCTIONS[name]
+    found = sections(function)
+    summary = found[""].strip().splitlines()
+    assert summary
+    assert summary[0].endswith(".")
+    parameters = set(inspect.signature(function).parameters)
+    assert documented(found.get("Parameters", "")) == parameters
+    if inspect.signature(function).return_annotation not in ("None", None):
+        assert found["Returns"].strip()
+    elif "sdata" in parameters and not name.startswith("io."):
+        assert "writes" in found["Returns"]
+    if len(parameters) > 0 and _raises(function):
+        assert found["Raises"].strip()
+    assert ">>>" in found["Examples"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_say_what_they_are_made_of(name):
+    found = sections(CLASSES[name])
+    assert found[""].strip()
+    told = documented(found.get("Parameters", "")) | documented(found.get("Attributes", ""))
+    if dataclasses.is_dataclass(CLASSES[name]):
+        assert {f.name for f in dataclasses.fields(CLASSES[name])} <= told
+        assert CLASSES[name].__dataclass_params__.frozen
+
+
+def _raises(function):
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(isinstance(node, ast.Raise) for node in ast.walk(tree))
+
+
+def _examples():
+    """Every docstring with an example, of public and of inner modules."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    names = {thing.__module__ for thing in PUBLIC.values()}
+    names |= {
+        f"nimbus_sd.arrays.{m}" for m in ("dihedral", "intensity", "mask", "reduce", "rescale", "tiling")
+    }
+    names |= {"nimbus_sd.engine.normalization", "nimbus_sd.testing.strategies"}
+    names |= {getattr(testing, name).__module__ for name in testing.__all__}
+    for name in sorted(names):
+        for test in finder.find(importlib.import_module(name), name):
+            if test.examples:
+                yield test
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("test", list(_examples()), ids=lambda t: t.name.removeprefix("nimbus_sd."))
+def test_examples_run(test, tmp_path, monkeypatch):
+    source = "".join(example.source for example in test.examples)
+    default_weights = "tl.predict(" in source or "nimbus-sd-s" in source
+    if default_weights and "nimbus-sd-s" not in nb.models.list():
+        pytest.skip("the bundled weights are not there yet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=said.append)
+    assert runner.failures == 0, "".join(said)
+    assert runner.tries > 0
