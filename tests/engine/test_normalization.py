@@ -160,3 +160,23 @@ def test_array_images_chunk_by_rows():
     assert tall.chunks == ((1,), (1024, 1024, 452), (3,))
     assert tall.read([0], Interval(1, 3), Interval(0, 2)).shape == (1, 2, 2)
     assert json.dumps(fit_normalization([tall], ["m0"]).to_dict())
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    import tracemalloc
+
+    def peak(n):
+        fields = [image(random_image((2, 32, 32), seed=i, dtype="float32"), f"i{i}") for i in range(n)]
+        tracemalloc.start()
+        fit_normalization(fields, ["m0", "m1"], rule="fov_mean", n_threads=0)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    assert peak(8) < 1.3 * peak(3)
+
+
+def test_integers_and_floats_are_not_mixed():
+    fields = [image(random_image((1, 8, 8), dtype=d), d) for d in ("uint8", "float32")]
+    with pytest.raises(InputError, match=r"\['float32'\] hold floats and \['uint8'\] integers"):
+        fit_normalization(fields, ["m0"])

@@ -232,3 +232,28 @@ def test_dask_chunks_do_not_change_scores():
     ]
     np.testing.assert_array_equal(got[0], got[1])
     np.testing.assert_array_equal(got[0], got[2])
+
+
+def test_inputs_of_a_tile_go_before_the_next_are_taken(monkeypatch):
+    import gc
+    import weakref
+
+    from nimbus_sd.engine import predict
+
+    alive, most = weakref.WeakSet(), 0
+    prepare = predict.prepare
+
+    def tracked(*args, **options):
+        nonlocal most
+        item = prepare(*args, **options)
+        alive.add(item.batch)
+        gc.collect()
+        most = max(most, len(alive))
+        return item
+
+    monkeypatch.setattr(predict, "prepare", tracked)
+    monkeypatch.setattr(predict, "_GROUP_BYTES", 1)
+    _, sample = counted_sample((1, 96, 64), n=12)
+    config = PredictConfig(precision="float32", n_threads=1, device="cpu")
+    Predictor(directional_model(), config).run(sample, sample.image.channels, np.ones(12))
+    assert most <= 5

@@ -7,6 +7,7 @@ from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import Affine, Identity, Scale, Translation
 
 import nimbus_sd as nb
+from nimbus_sd._core.errors import NimbusWarning
 from nimbus_sd._sdata.align import WarpedImage, WarpedLabels
 from nimbus_sd.arrays import Interval
 from nimbus_sd.engine.source import ArrayImage, ArrayLabels
@@ -74,9 +75,9 @@ def test_labels_twice_as_fine_as_their_image(model, score, tile):
 def test_a_translated_image(model, score, shift, tile):
     dx, dy = shift
     image, labels = random_image((2, *SHAPE)), random_labels(SHAPE)
-    table = score(
-        build(image, labels, Translation([dx, dy], axes=("x", "y")), Identity()), mpp=1.0, tile=tile
-    )
+    sdata = build(image, labels, Translation([dx, dy], axes=("x", "y")), Identity())
+    with pytest.warns(NimbusWarning, match=f"reach up to {max(abs(dx), abs(dy))} px beyond image"):
+        table = score(sdata, mpp=1.0, tile=tile)
     moved = np.zeros_like(image)
     there = np.s_[max(dy, 0) : SHAPE[0] + min(dy, 0), max(dx, 0) : SHAPE[1] + min(dx, 0)]
     back = np.s_[max(-dy, 0) : SHAPE[0] + min(-dy, 0), max(-dx, 0) : SHAPE[1] + min(-dx, 0)]

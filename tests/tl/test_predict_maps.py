@@ -53,8 +53,8 @@ def test_several_samples_get_a_map_each(factory, score):
 
 def test_existing_elements_are_kept_unless_told(sdata, score, unchanged):
     score(sdata, maps="score")
-    for maps in ("score", "fov0_labels"):
-        with unchanged(sdata), pytest.raises(InputError, match=rf"\['{maps}'\] exist.*overwrite=True.*maps="):
+    for maps, said in (("score", "image 'score' exists; pass overwrite=True"), ("fov0_labels", "in labels")):
+        with unchanged(sdata), pytest.raises(InputError, match=rf"{said}.*maps="):
             score(sdata, table="second", maps=maps)
     with unchanged(sdata), pytest.raises(InputError, match="fov0_labels"):
         score(sdata, overwrite=True, maps="fov0_labels")

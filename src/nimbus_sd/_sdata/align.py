@@ -11,9 +11,22 @@ from nimbus_sd.arrays import Interval
 from nimbus_sd.engine.source import ImageSource, LabelSource
 
 
-def is_identity(matrix: np.ndarray) -> bool:
-    """Whether a (y, x) pixel map moves nothing by more than a thousandth of a px."""
-    return bool(np.allclose(matrix, np.eye(3), atol=1e-3))
+def _corners(shape: tuple[int, int]) -> np.ndarray:
+    """Indices (y, x, 1) of a grid's four corner pixels, ``(3, 4)``."""
+    return np.array([[a, b, 1.0] for a in (0, shape[0] - 1) for b in (0, shape[1] - 1)]).T
+
+
+def is_identity(matrix: np.ndarray, shape: tuple[int, int]) -> bool:
+    """Whether a (y, x) pixel map moves no pixel of a grid of `shape` by more than a hundredth of a px."""
+    corners = _corners(shape)
+    return bool(np.abs(matrix @ corners - corners).max() < 0.01)
+
+
+def overhang(matrix: np.ndarray, shape: tuple[int, int], target: tuple[int, int]) -> float:
+    """Px by which a grid of `shape`, mapped by `matrix`, reaches beyond a `target` grid; 0 if it does not."""
+    mapped = (matrix @ _corners(shape))[:2]
+    last = np.array(target)[:, None] - 1
+    return float(max(-mapped.min(), (mapped - last).max(), 0.0))
 
 
 def pixel_map(to_world_from: np.ndarray, to_world_to: np.ndarray) -> np.ndarray:

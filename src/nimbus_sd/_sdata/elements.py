@@ -80,6 +80,21 @@ def systems(sdata: SpatialData, kind: str, name: str) -> list[str]:
     return list(get_transformation(getattr(sdata, kind)[name], get_all=True))
 
 
+def own_attrs(sdata: SpatialData) -> dict[str, Any]:
+    """Return a copy of what this package keeps in ``sdata.attrs``: pixel size, names of score maps.
+
+    Raises
+    ------
+    InputError
+        If something else is stored under that key.
+    """
+    own = sdata.attrs.get(ATTRS_KEY, {})
+    if not isinstance(own, dict):
+        msg = f"sdata.attrs[{ATTRS_KEY!r}] is {own!r}; it must be a dict, for instance {{'mpp': 0.5}}"
+        raise InputError(msg)
+    return dict(own)
+
+
 def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
     """µm per px from the transformation to ``"microns"``, else from ``sdata.attrs``; None if neither knows.
 
@@ -98,8 +113,13 @@ def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
             )
             raise InputError(msg)
         return float(sides.mean())
-    stored = sdata.attrs.get(ATTRS_KEY, {}).get("mpp")
-    return None if stored is None else float(stored)
+    stored = own_attrs(sdata).get("mpp")
+    if stored is None:
+        return None
+    if isinstance(stored, bool) or not isinstance(stored, int | float | np.number) or not stored > 0:
+        msg = f"sdata.attrs[{ATTRS_KEY!r}]['mpp'] is {stored!r}; it must be a positive number of µm per px"
+        raise InputError(msg)
+    return float(stored)
 
 
 def _compute(array: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Affine
 
-from nimbus_sd._sdata.elements import ATTRS_KEY
+from nimbus_sd._sdata.elements import ATTRS_KEY, own_attrs
 from nimbus_sd._sdata.resolve import ResolvedSample
 from nimbus_sd.arrays import Tile
 
@@ -80,6 +80,6 @@ def persist_map(sdata: SpatialData, name: str) -> None:
 
 def remember_maps(sdata: SpatialData, names: Sequence[str]) -> None:
     """Note in ``sdata.attrs`` which images are score maps, so that pairing leaves them out."""
-    own = dict(sdata.attrs.get(ATTRS_KEY, {}))
+    own = own_attrs(sdata)
     own["maps"] = sorted({*own.get("maps", []), *names})
     sdata.attrs[ATTRS_KEY] = own

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata import elements as el
-from nimbus_sd._sdata.align import WarpedImage, WarpedLabels, is_identity, pixel_map
+from nimbus_sd._sdata.align import WarpedImage, WarpedLabels, is_identity, overhang, pixel_map
 from nimbus_sd.engine.source import ImageSource, LabelSource, Sample
 
 
@@ -157,7 +158,7 @@ def _overlap_systems(sdata: SpatialData, labels: str, image: str, system: str | 
 
 
 def _pair_by_overlap(sdata: SpatialData, labels: str, system: str | None) -> Pair:
-    own_maps = set(sdata.attrs.get(el.ATTRS_KEY, {}).get("maps", []))
+    own_maps = set(el.own_attrs(sdata).get("maps", []))
     candidates = {
         name: found
         for name in sdata.images
@@ -214,7 +215,7 @@ def resolve_sample(sdata: SpatialData, pair: Pair, *, mpp: float | None = None) 
     image: ImageSource = native
     labels: LabelSource = segmentation
     grid = to_image
-    if is_identity(matrix):
+    if is_identity(matrix, segmentation.shape):
         _check_same_shape(native, segmentation)
     elif abs(np.linalg.det(matrix[:2, :2])) >= 1.01:
         # one label px covers several image px: keep the image's detail
@@ -223,7 +224,18 @@ def resolve_sample(sdata: SpatialData, pair: Pair, *, mpp: float | None = None) 
         image, grid = WarpedImage(native, matrix, segmentation.shape), to_labels
         if mpp is not None:
             mpp *= float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    _warn_of_overhang(pair, overhang(matrix, segmentation.shape, native.shape))
     return ResolvedSample(pair, Sample(pair.labels, image, labels, mpp), grid, native)
+
+
+def _warn_of_overhang(pair: Pair, px: float) -> None:
+    if px > 2:
+        warnings.warn(
+            f"labels {pair.labels!r} reach up to {px:.0f} px beyond image {pair.image!r}: cells out there "
+            "have no signal to look at; check the transformations, or crop the labels",
+            NimbusWarning,
+            stacklevel=4,
+        )
 
 
 def _check_same_shape(image: el.ElementImage, labels: el.ElementLabels) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS, select_channels
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.progress import progress_bar
-from nimbus_sd._sdata.resolve import ResolvedSample, resolve_pairs, resolve_sample
+from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs, resolve_sample
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
 
 log = logging.getLogger("nimbus_sd")
@@ -52,6 +54,7 @@ def resolve_samples(
         If the images have different channels, or the pixel size is unknown.
     """
     pairs = resolve_pairs(sdata, image=image, labels=labels, coordinate_system=coordinate_system)
+    _check_arguments(pairs, image, mpp, exclude)
     samples = tuple(resolve_sample(sdata, pair, mpp=mpp) for pair in pairs)
     chosen: list[str] | None = None
     for sample in samples:
@@ -77,6 +80,24 @@ def resolve_samples(
             )
             raise InputError(msg)
     return SampleSet(samples, tuple(chosen or ()))
+
+
+def _check_arguments(
+    pairs: Sequence[Pair], image: str | Mapping[str, str] | None, mpp: float | None, exclude: str
+) -> None:
+    unused = sorted(set(image) - {p.labels for p in pairs}) if isinstance(image, Mapping) else []
+    if unused:
+        msg = f"image= names labels {unused} that labels= leaves out; name the same ones in both"
+        raise InputError(msg)
+    number = isinstance(mpp, int | float | np.number) and not isinstance(mpp, bool)
+    if mpp is not None and not (number and np.isfinite(mpp) and mpp > 0):
+        msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
+        raise InputError(msg)
+    try:
+        re.compile(exclude)
+    except re.error as error:
+        msg = f"exclude={exclude!r} is not a regular expression ({error})"
+        raise InputError(msg) from error
 
 
 def fit_over(

@@ -109,17 +109,6 @@ def build_table(
     return TableModel.parse(table, region=regions, region_key=REGION, instance_key=INSTANCE)
 
 
-def check_free(sdata: SpatialData, name: str, *, overwrite: bool) -> None:
-    """Raise unless a table can be stored under `name`."""
-    if name in sdata.tables:
-        if not overwrite:
-            msg = f"table {name!r} exists; pass overwrite=True to replace it, or another table="
-            raise InputError(msg)
-    elif name in sdata:
-        msg = f"{name!r} is the name of another element; pass another table="
-        raise InputError(msg)
-
-
 def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.AnnData:
     """Return the table `name`, checked to annotate every labels element of `regions`.
 
@@ -170,6 +159,13 @@ def join_layer(
     attrs = table.uns[TableModel.ATTRS_KEY]
     region = table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
     instance = table.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy()
+    if instance.dtype.kind not in "ui":
+        key = attrs[TableModel.INSTANCE_KEY]
+        msg = f"the table's instance ids (obs[{key!r}]) have dtype {instance.dtype}; cast them to int64 first"
+        raise InputError(msg)
+    if not table.var_names.is_unique:
+        msg = "the table's var_names are not unique; call table.var_names_make_unique() or rename them first"
+        raise InputError(msg)
     empty_labels(regions, partials)
     out = np.full(table.shape, np.nan, dtype=np.float32)
     columns = table.var_names.get_indexer(list(channels))

@@ -121,9 +121,11 @@ def prepare(
     """Read the pixels of a channel group and build the network's input."""
     raw = sample.image.read(list(group), *tile.read)
     check_planes(sample.image, list(group), raw)
-    marker = to_model_pixels(raw, plan, tile, scale=scale, transform=transform)
     batch = torch.empty((len(group), 2, *tile.outer_shape), dtype=dtype, memory_format=torch.channels_last)
-    batch[:, 0] = torch.from_numpy(marker)
+    # plane by plane: float copies of a whole group would set the peak of memory
+    for k, (plane, plane_scale) in enumerate(zip(raw, scale, strict=True)):
+        marker = to_model_pixels(plane, plan, tile, scale=float(plane_scale), transform=transform)
+        batch[k, 0] = torch.from_numpy(marker)
     batch[:, 1] = torch.from_numpy(labels.mask)
     sums = None
     if intensity:
@@ -135,12 +137,13 @@ def prepare(
 
 
 def to_model_pixels(
-    raw: np.ndarray, plan: TilePlan, tile: Tile, *, scale: np.ndarray, transform: str
+    plane: np.ndarray, plan: TilePlan, tile: Tile, *, scale: float, transform: str
 ) -> np.ndarray:
-    """Normalise ``clip(x / scale, 0, 1)``, resample to model px, transform: float32 ``(g, y, x)``."""
-    x = raw.astype(np.float32)
-    x *= (1.0 / scale).astype(np.float32)[:, None, None]
-    np.minimum(x, 1.0, out=x)
+    """Normalise ``clip(x / scale, 0, 1)``, resample to model px, transform: float32 ``(y, x)``."""
+    # clip before dividing, and in the pixels' precision: nothing can overflow or become 0 / 0
+    dtype = np.float64 if plane.dtype == np.float64 else np.float32
+    limit = max(dtype(scale), np.finfo(dtype).smallest_subnormal)
+    x = (np.minimum(plane, limit, dtype=dtype) / limit).astype(np.float32, copy=False)
     for axis, mapping, outer, read in zip((-2, -1), (plan.y, plan.x), tile.outer, tile.read, strict=True):
         lower, upper, weight = mapping.linear(outer.start, outer.stop)
         x = resample_axis(x, lower - read.start, upper - read.start, weight, axis=axis)

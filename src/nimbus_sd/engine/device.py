@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -95,7 +95,16 @@ def memory_budget(net: nn.Module, device: torch.device, precision: str) -> Memor
 
 
 def _free_host_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not on every system
-        return 4 << 30
+    """Bytes that can be had without swapping: page cache counts, a control group's limit too."""
+    found = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+        if "MemAvailable" in lines:
+            found.append(int(lines["MemAvailable"].split()[0]) << 10)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and limit.read_text(encoding="ascii").strip().isdigit():
+        found.append(
+            max(int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")), 1 << 28)
+        )
+    return min(found, default=4 << 30)

@@ -114,6 +114,11 @@ class Normalization:
         if unknown or not {"channels", "scale", "quantile", "rule", "fitted_on"} <= set(values):
             msg = f"not a saved normalisation: keys {sorted(values)}; write one with Normalization.save"
             raise InputError(msg)
+        wrong = [k for k in ("channels", "scale") if not isinstance(values[k], list | tuple)]
+        numbers = [values["quantile"], *(values["scale"] if not wrong else [])]
+        if wrong or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers):
+            msg = "not a saved normalisation: channels and scale must be lists, scales and quantile numbers"
+            raise InputError(msg)
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
@@ -163,15 +168,20 @@ def fit_normalization(
         Called with the number of pixels read since the last call.
     """
     check_rule(quantile, rule)
-    per_image = [_histograms(image, channels, n_threads, on_progress) for image in images]
-    merged = per_image[0]
-    for more in per_image[1:]:
-        merged = [a + b for a, b in zip(merged, more, strict=True)]
+    _check_kinds(images)
+    merged: list[IntensityHistogram] = []
+    each = []
+    # merged image by image: histograms of all images at once would grow with the dataset
+    for image in images:
+        mine = _histograms(image, channels, n_threads, on_progress)
+        if rule == "fov_mean":
+            each.append([h.quantile(quantile, positive=True) for h in mine])
+        merged = [a + b for a, b in zip(merged, mine, strict=True)] if merged else mine
     if rule == "dataset":
         scale = [h.quantile(quantile) for h in merged]
     else:
-        each = np.array([[h.quantile(quantile, positive=True) for h in hs] for hs in per_image])
-        scale = (each.sum(axis=0) / np.maximum((each > 0).sum(axis=0), 1)).tolist()
+        found = np.array(each)
+        scale = (found.sum(axis=0) / np.maximum((found > 0).sum(axis=0), 1)).tolist()
     flags = tuple(_flag(h, s) for h, s in zip(merged, scale, strict=True))
     return Normalization(
         channels=tuple(channels),
@@ -184,6 +194,15 @@ def fit_normalization(
         maximum=tuple(h.maximum for h in merged),
         flags=flags,
     )
+
+
+def _check_kinds(images: Sequence[ImageSource]) -> None:
+    """Integers are counted exactly, floats in bins: one dataset must be one or the other."""
+    floats = [i.name for i in images if i.dtype.kind == "f"]
+    if floats and len(floats) < len(images):
+        others = [i.name for i in images if i.dtype.kind != "f"]
+        msg = f"images {floats[:3]} hold floats and {others[:3]} integers; cast them to one kind first"
+        raise InputError(msg)
 
 
 def _flag(histogram: IntensityHistogram, scale: float) -> str:

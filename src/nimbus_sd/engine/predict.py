@@ -9,13 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
-from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._core.errors import InputError, NimbusWarning, WeightsError
 from nimbus_sd.arrays import (
     VIEWS,
     Partials,
@@ -37,6 +38,8 @@ from nimbus_sd.models.loading import LoadedModel
 
 _TILES = (2048, 1024, 512, 256, 128)
 _GROUP_BYTES = 256 << 20
+_CPU_BATCH_PIXELS = 1 << 20  # more per pass is no faster on a CPU and takes memory
+_GIVE_BACK_TILES = 16  # partials that stay break up the heap, a little more with every tile
 
 MapWriter = Callable[[Tile, Sequence[int], np.ndarray], None]
 
@@ -77,8 +80,16 @@ class PredictConfig:
         if unknown or not self.views or len(set(self.views)) < len(self.views):
             msg = f"views={self.views!r}: give each view once; valid: {', '.join(VIEWS)}"
             raise InputError(msg)
+        for name in ("tile", "batch_size", "n_threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                msg = f"{name}={value!r} must be a whole number"
+                raise InputError(msg)
         if self.batch_size is not None and self.batch_size < 1:
             msg = f"batch_size={self.batch_size} must be at least 1, or None to find it from memory"
+            raise InputError(msg)
+        if self.per_view and len(self.views) < 2:
+            msg = "score_std needs at least two views; pass views=8"
             raise InputError(msg)
         if self.n_threads < 0:
             msg = f"n_threads={self.n_threads} must be 0 (read in the main thread) or more"
@@ -118,7 +129,7 @@ class Predictor:
             msg = f"labels {sample.region!r}: the pixel size is unknown; pass mpp= (µm per px)"
             raise InputError(msg)
         factor = scale_factor(sample.mpp, self.card.mpp)
-        tile = self.config.tile or self._auto_tile(sample, factor)
+        tile = self._auto_tile(sample, factor) if self.config.tile is None else self.config.tile
         return plan_tiles(
             sample.labels.shape, factor=factor, tile=tile, halo=self.card.halo, stride=self.card.stride
         )
@@ -165,18 +176,19 @@ class Predictor:
         """
         plan = self.plan(sample)
         parts = []
-        with reuse_memory():
-            for inputs in self._tiles(sample, plan, channels, scale):
-                if inputs:
-                    parts.append(self._score_tile(inputs, plan, on_map))
-                if on_progress:
-                    on_progress(len(channels))
+        for inputs in self._tiles(sample, plan, channels, scale):
+            with reuse_memory():  # left after each tile: partials that stay would break up the heap
+                part = self._score_tile(inputs, plan, on_map)
+            if part is not None:
+                parts.append(part)
+            if on_progress:
+                on_progress(len(channels))
         return merge_partials(parts)
 
     def _tiles(
         self, sample: Sample, plan: TilePlan, channels: Sequence[str], scale: np.ndarray
-    ) -> Iterator[list[TileInput]]:
-        """Yield the inputs of every channel group of every tile; none where it has no labels."""
+    ) -> Iterator[Iterator[TileInput | None]]:
+        """Yield, for every tile, the inputs of its channel groups; None where it has no labels."""
         position = {c: i for i, c in enumerate(sample.image.channels)}
         groups = self._groups(sample, plan, [position[c] for c in channels])
         where = {position[c]: k for k, c in enumerate(channels)}
@@ -202,9 +214,9 @@ class Predictor:
 
         jobs = ((tile, group) for tile in plan for group in groups)
         stream = read_ahead(read, jobs, n_threads=self.config.n_threads, window=window)
-        for first in stream:
-            inputs = [first, *(next(stream) for _ in groups[1:])]
-            yield [item for item in inputs if item is not None]
+        for _ in range(len(plan)):
+            # consumed one by one, so that a group's input goes before the next one is taken
+            yield islice(stream, len(groups))
 
     def _groups(self, sample: Sample, plan: TilePlan, wanted: list[int]) -> list[tuple[int, ...]]:
         """Split the channels so that a group's pixels stay small, and chunks are not read twice."""
@@ -221,22 +233,29 @@ class Predictor:
                 groups.append(together)
         return [tuple(group) for group in groups]
 
-    def _score_tile(self, inputs: list[TileInput], plan: TilePlan, on_map: MapWriter | None) -> Partials:
-        tile, labels = inputs[0].tile, inputs[0].labels
-        index = labels.index
+    def _score_tile(
+        self, inputs: Iterator[TileInput | None], plan: TilePlan, on_map: MapWriter | None
+    ) -> Partials | None:
         score, views, intensity = [], [], []
-        done = 0
+        tile, labels, done = None, None, 0
         for item in inputs:
-            by_view = self._forward(item)
-            sums = [labels.gather @ p.reshape(len(p), -1).T.astype(np.float64) for p in by_view]
-            score.append(sum(sums) / len(sums))
+            if item is None:
+                continue
+            tile, labels = item.tile, item.labels
+            by_view = [self._forward_view(item, view) for view in self.config.views]
+            sums = np.stack([_sum_planes(labels.gather, p) for p in by_view], axis=-1)
+            _check_finite(sums, self.card.name)
+            score.append(sums.mean(axis=-1))
             if self.config.per_view:
-                views.append(np.stack(sums, axis=-1))
+                views.append(sums)
             if item.intensity is not None:
                 intensity.append(item.intensity)
             if on_map:
                 on_map(tile, range(done, done + len(item.group)), _full_resolution(by_view, plan, tile))
             done += len(item.group)
+        if tile is None or labels is None:
+            return None
+        index = labels.index
         origin = np.array([o.start for o in tile.owned], dtype=np.float64)
         out = {
             "score": np.concatenate(score, axis=1),
@@ -249,34 +268,37 @@ class Predictor:
             out["intensity"] = np.concatenate(intensity, axis=1)
         return Partials(index.ids, index.count, out)
 
-    def _forward(self, item: TileInput) -> list[np.ndarray]:
-        """Probabilities of the tile's core, float32 ``(g, y, x)`` per view."""
-        kept = item.tile.kept
-        return [self._forward_view(item.batch, view)[:, *kept] for view in self.config.views]
-
-    def _forward_view(self, batch: Tensor, view: str) -> np.ndarray:
-        start, out = 0, []
+    def _forward_view(self, item: TileInput, view: str) -> np.ndarray:
+        """Probabilities of the tile's core, float32 ``(g, y, x)``."""
+        batch, core = item.batch, item.tile.core
+        out = np.empty((len(batch), core[0].size, core[1].size), dtype=np.float32)
+        start = 0
         while start < len(batch):
             step = min(self._batch_size(batch), len(batch) - start)
             try:
-                out.append(self._forward_batch(batch[start : start + step], view))
+                out[start : start + step] = self._forward_batch(batch[start : start + step], view, item.tile)
             except RuntimeError as error:
                 self._shrink(error, step)
                 continue
             start += step
-        return np.concatenate(out)
+        return out
 
-    def _forward_batch(self, batch: Tensor, view: str) -> np.ndarray:
-        with torch.inference_mode():
+    def _forward_batch(self, batch: Tensor, view: str, tile: Tile) -> np.ndarray:
+        # TF32 has ten mantissa bits: "float32" must mean float32 on CUDA too
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             x = apply_view(batch.to(self.device, non_blocking=True), view)
             logits = self.net(x.contiguous(memory_format=torch.channels_last))
-            return invert_view(logits.float().sigmoid_(), view)[:, 0].cpu().numpy()
+            core = invert_view(logits, view)[:, 0, *tile.kept]
+            return core.float().sigmoid_().cpu().numpy()
 
     def _batch_size(self, batch: Tensor) -> int:
         if self._batch_limit is not None:
             return self._batch_limit
         pixels = batch.shape[-1] * batch.shape[-2]
-        return max(min(self.budget.pixels // pixels, len(batch), 16), 1)
+        fits = self.budget.pixels
+        if self.device.type == "cpu":
+            fits = min(fits, _CPU_BATCH_PIXELS)
+        return max(min(fits // pixels, len(batch), 16), 1)
 
     def _shrink(self, error: RuntimeError, step: int) -> None:
         if not _is_out_of_memory(error):
@@ -303,6 +325,17 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return any(
         hint in str(error).lower() for hint in ("out of memory", "not enough memory", "can't allocate memory")
     )
+
+
+def _sum_planes(gather: sparse.csr_array, planes: np.ndarray) -> np.ndarray:
+    """Sum probabilities ``(g, y, x)`` over the labels: float64 ``(n, g)``."""
+    return np.stack([gather @ p.reshape(-1).astype(np.float64) for p in planes], axis=1)
+
+
+def _check_finite(sums: np.ndarray, name: str) -> None:
+    if not np.isfinite(sums).all():
+        msg = f"model {name!r} gave NaN or infinite probabilities; its weights are damaged: load them again"
+        raise WeightsError(msg)
 
 
 def _full_resolution(by_view: list[np.ndarray], plan: TilePlan, tile: Tile) -> np.ndarray:

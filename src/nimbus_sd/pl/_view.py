@@ -182,7 +182,7 @@ def read_maps(
     aligned = (
         system in el.systems(sdata, "images", name)
         and source.shape == sample.sample.labels.shape
-        and is_identity(pixel_map(sample.to_world, el.affine(sdata, "images", name, system)))
+        and is_identity(pixel_map(sample.to_world, el.affine(sdata, "images", name, system)), source.shape)
     )
     if not aligned:
         msg = (

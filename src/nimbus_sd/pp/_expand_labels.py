@@ -11,6 +11,7 @@ from spatialdata.transformations import get_transformation
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.elements import get_labels, mpp_of
+from nimbus_sd._sdata.target import check_new_name
 
 
 def expand_labels(
@@ -74,18 +75,14 @@ def expand_labels(
         msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
         raise InputError(msg)
     name = key_added or f"{labels}_expanded"
-    if name in sdata and name not in sdata.labels:
-        msg = f"{name!r} is the name of another element; pass another key_added="
-        raise InputError(msg)
-    if name in sdata and not overwrite:
-        msg = f"{name!r} exists; pass overwrite=True to replace it, or another key_added="
-        raise InputError(msg)
+    check_new_name(sdata, name, kind="labels", argument="key_added", overwrite=overwrite)
     reach = distance / mpp
     source = array.data if isinstance(array.data, da.Array) else da.from_array(np.asarray(array.data))
     # a pixel's nearest label lies within reach; beyond that nothing can change it
-    grown = da.map_overlap(
-        expand, source, depth=int(np.ceil(reach)) + 1, boundary=0, dtype=source.dtype, distance=reach
-    )
+    depth = tuple(min(int(np.ceil(reach)) + 1, n) for n in source.shape)
+    if max(depth) > min(min(c) for c in source.chunks):
+        source = source.rechunk(tuple(max(max(c), d) for c, d in zip(source.chunks, depth, strict=True)))
+    grown = da.map_overlap(expand, source, depth=depth, boundary=0, dtype=source.dtype, distance=reach)
     transformations = get_transformation(sdata.labels[labels], get_all=True)
     if name in sdata:
         del sdata[name]

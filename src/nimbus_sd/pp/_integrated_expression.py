@@ -13,7 +13,8 @@ from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import resolve_samples
-from nimbus_sd._sdata.table import build_table, check_free
+from nimbus_sd._sdata.table import build_table
+from nimbus_sd._sdata.target import check_new_name
 from nimbus_sd.engine.expression import STATISTICS, n_blocks, summarise
 
 
@@ -83,7 +84,7 @@ def integrated_expression(
     ['max']
     """
     statistics = _check_statistics(statistics, quantiles)
-    check_free(sdata, table, overwrite=overwrite)
+    check_new_name(sdata, table, kind="tables", argument="table", overwrite=overwrite)
     found = resolve_samples(
         sdata,
         image=image,
@@ -131,6 +132,9 @@ def _check_statistics(statistics: Sequence[str], quantiles: Sequence[float]) -> 
     unknown = [s for s in names if s not in STATISTICS]
     if unknown or not names or len(set(names)) < len(names):
         msg = f"statistics={names}: give each once; valid: {', '.join(STATISTICS)}"
+        raise InputError(msg)
+    if not isinstance(quantiles, Sequence):
+        msg = f"quantiles={quantiles!r} must be a sequence, for instance (0.5, 0.9)"
         raise InputError(msg)
     bad = [q for q in quantiles if not (np.isfinite(q) and 0 <= q <= 1)]
     if bad:

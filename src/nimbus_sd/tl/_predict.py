@@ -20,7 +20,8 @@ from nimbus_sd._sdata.maps import MapStore, map_name, persist_map, remember_maps
 from nimbus_sd._sdata.persist import persist_table
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import SampleSet, fit_over, resolve_samples
-from nimbus_sd._sdata.table import build_table, check_free, existing_table, join_layer
+from nimbus_sd._sdata.table import build_table, existing_table, join_layer
+from nimbus_sd._sdata.target import check_map_names, check_prediction_target
 from nimbus_sd.arrays import VIEWS, Partials
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.predict import PredictConfig, Predictor
@@ -101,7 +102,8 @@ def predict(
         Name of the table to write.
     into
         Name of an existing table that annotates the same labels: scores go to its
-        ``layers["nimbus"]``, joined on instance id, and nothing else in it changes.
+        ``layers["nimbus"]``, joined on instance id, their provenance to
+        ``uns["nimbus"]``, and nothing else in it changes.
     overwrite
         Replace a table, layer or map of that name.
     write
@@ -168,9 +170,14 @@ def predict(
         device=device,
         precision=precision,
         per_view=score_std,
-        intensity=integrated_expression,
+        intensity=integrated_expression and into is None,
     )
-    _check_target(sdata, table, into, overwrite=overwrite, write=write)
+    if score_std and into is not None:
+        msg = "score_std=True writes a layer of a new table; leave it out with into=, or leave into= out"
+        raise InputError(msg)
+    if normalization is not None:
+        _check_normalization(normalization, quantile, rule)
+    check_prediction_target(sdata, table, into, overwrite=overwrite, write=write)
     if into is not None and channels == "auto":
         channels = _channels_of_table(sdata, into, image, labels, coordinate_system)
     samples = resolve_samples(
@@ -189,7 +196,9 @@ def predict(
         if unknown:
             msg = f"table {into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with channels="
             raise InputError(msg)
-    map_names = _map_names(sdata, maps, samples, overwrite=overwrite)
+    map_names = [] if maps is None else [map_name(maps, s, len(regions)) for s in samples.samples]
+    new_table = table if into is None else None
+    check_map_names(sdata, map_names, table=new_table, overwrite=overwrite, write=write)
     predictor = Predictor(load(model), config)
     for s in samples.samples:
         predictor.plan(s.sample)
@@ -230,16 +239,15 @@ def _view_names(views: int | Sequence[str]) -> tuple[str, ...]:
     return tuple(VIEWS)[:views]
 
 
-def _check_target(sdata: SpatialData, table: str, into: str | None, *, overwrite: bool, write: bool) -> None:
-    if into is None:
-        check_free(sdata, table, overwrite=overwrite)
-    else:
-        existing = existing_table(sdata, into, [])
-        if "nimbus" in existing.layers and not overwrite:
-            msg = f"table {into!r} has a layer 'nimbus' already; pass overwrite=True to replace it"
-            raise InputError(msg)
-    if write and not sdata.is_backed():
-        msg = "write=True needs an object with a zarr store; call sdata.write(path) first, or leave write out"
+def _check_normalization(normalization: object, quantile: float | None, rule: str | None) -> None:
+    if not isinstance(normalization, Normalization):
+        msg = (
+            f"normalization is a {type(normalization).__name__}; pass what nb.pp.normalization returns, or "
+            "nb.pp.Normalization.load(path)"
+        )
+        raise InputError(msg)
+    if quantile is not None or rule is not None:
+        msg = "normalization= is fitted already: leave quantile= and rule= out, or leave normalization= out"
         raise InputError(msg)
 
 
@@ -267,17 +275,6 @@ def _channels_of_table(
         )
         raise InputError(msg)
     return common
-
-
-def _map_names(sdata: SpatialData, maps: str | None, samples: SampleSet, *, overwrite: bool) -> list[str]:
-    if maps is None:
-        return []
-    names = [map_name(maps, s, len(samples.samples)) for s in samples.samples]
-    taken = [n for n in names if n in sdata]
-    if taken and not (overwrite and all(n in sdata.images for n in taken)):
-        msg = f"elements {taken} exist; pass overwrite=True to replace maps, or another maps="
-        raise InputError(msg)
-    return names
 
 
 def _run(
