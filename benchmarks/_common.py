@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -18,11 +19,14 @@ import zarr
 from spatialdata.models import Image2DModel, Labels2DModel
 from torch import nn
 
+from nimbus_sd.arrays import interior_mask
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.models import LoadedModel, ModelCard, UNet, UNetConfig
 from nimbus_sd.simulation import simulate_samples
 
-warnings.filterwarnings("ignore")  # third-party chatter would tear the tables apart
+# third-party chatter would tear the tables apart
+warnings.filterwarnings("ignore")
+logging.getLogger("ome_zarr").setLevel(logging.ERROR)
 
 
 def machine() -> str:
@@ -75,19 +79,37 @@ def simulated_marker(side: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return (sample.images.clip(0, 4) * 1000).astype(np.uint16), sample.labels.astype(np.uint32)
 
 
-def square_cells(shape: tuple[int, int], *, side: int, pitch: int, first: int = 1) -> np.ndarray:
-    """Labels ``(y, x)`` uint32: squares of `side` px, one every `pitch` px, ids counted from `first`."""
-    row, y = np.divmod(np.arange(shape[0]), pitch)
-    column, x = np.divmod(np.arange(shape[1]), pitch)
-    ids = row[:, None] * (column[-1] + 1) + column + first
-    return np.where((y < side)[:, None] & (x < side), ids, 0).astype(np.uint32)
+def square_cells(
+    shape: tuple[int, int],
+    *,
+    side: int,
+    pitch: int,
+    first: int = 1,
+    origin: tuple[int, int] = (0, 0),
+    columns: int | None = None,
+) -> np.ndarray:
+    """Labels ``(y, x)`` uint32: squares of `side` px, one every `pitch` px, ids counted from `first`.
+
+    Parameters
+    ----------
+    shape, origin
+        Extent, and position of its first pixel in a larger field.
+    columns
+        Cells per row of the field; None counts those of `shape`.
+    """
+    (row, y), (column, x) = (
+        np.divmod(np.arange(o, o + n), pitch) for o, n in zip(origin, shape, strict=True)
+    )
+    ids = (row[:, None] * (columns or column[-1] + 1) + column + first).astype(np.uint32)
+    ids *= (y < side)[:, None] & (x < side)
+    return ids
 
 
 def random_unet(width: int, *, depth: int = 5, seed: int = 0) -> LoadedModel:
     """U-Net of the published architecture with random weights that keep activations of order one.
 
-    The last layer is scaled so that the logits of a random input spread by about two:
-    scores then fill [0, 1] and errors show.
+    The last layer is scaled so that the logits of simulated tissue spread by two around
+    zero: pixel scores then fill [0, 1] and errors show.
     """
     generator = torch.Generator().manual_seed(seed)
     config = UNetConfig(width=width, depth=depth)
@@ -104,14 +126,14 @@ def random_unet(width: int, *, depth: int = 5, seed: int = 0) -> LoadedModel:
             nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
     net.eval()
     with torch.inference_mode():
-        logits = net(torch.rand((1, 2, 64, 64), generator=generator))
+        image, labels = simulated_marker(128, seed=1)
+        planes = np.stack([np.minimum(image[0] / 1000, 1), interior_mask(labels)])
+        logits = net(torch.from_numpy(planes.astype(np.float32))[None])
         gain = 2 / logits.std()
         net.final_conv.weight.mul_(gain)
         net.final_conv.bias.copy_((net.final_conv.bias - logits.mean()) * gain)
     architecture = {"width": width, "depth": depth}
-    card = ModelCard(
-        f"random-{width}", architecture=architecture, stride=config.stride, halo=config.halo
-    )
+    card = ModelCard(f"random-{width}", architecture=architecture, stride=config.stride, halo=config.halo)
     return LoadedModel(net, card)
 
 
