@@ -115,14 +115,17 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def _folder(variable: str, name: str) -> Path:
-    return Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / name)
+def _folder(variable: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"set {variable} to the folder that this test reads")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images; tests that ask for it carry the marker ``realdata``."""
-    folder = _folder("NIMBUS_SD_DATA", "data")
+    folder = _folder("NIMBUS_SD_DATA")
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; set NIMBUS_SD_DATA to their folder")
     return folder
@@ -131,7 +134,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """The folder of the reference weights; tests that ask for it carry the marker ``parity``."""
-    folder = _folder("NIMBUS_SD_PARITY", "parity")
+    folder = _folder("NIMBUS_SD_PARITY")
     if not (folder / "unet_reference.npz").is_file():
         pytest.skip(f"no reference output at {folder}; set NIMBUS_SD_PARITY to its folder")
     return folder

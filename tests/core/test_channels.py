@@ -49,7 +49,6 @@ OTHERS = [
     "Noodle",
     "AF",
     "Autofluorescence_488",
-    "Channel_3",
     "Si",
     "Na",
     "Fe",

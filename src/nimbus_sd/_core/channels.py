@@ -12,7 +12,7 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 NOT_MARKERS = (
     r"dapi([ _-]?\d+)?|hoechst([ _-]?\d+)?|draq ?5|dna([ _-]?\d+)?|(ir-?19[13]|19[13]ir)([ _-]?dna\d?)?|"
     r"h{1,2}3|histone([ _-]?h?\d)?|nuc(leus|lei|lear)?([ _-]?\d+)?|blank.*|empty.*|background.*|bg|noodle|"
-    r"af([ _-]?\d+)?|auto-?fluo(rescence)?.*|chan(nel)?_?\d+|si|p|ca|na|fe|au|ta|c|carbon|phosphorus"
+    r"af([ _-]?\d+)?|auto-?fluo(rescence)?.*|chan_\d+|si|p|ca|na|fe|au|ta|c|carbon|phosphorus"
 )
 
 

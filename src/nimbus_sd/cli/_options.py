@@ -18,7 +18,18 @@ def split_names(text: str | None) -> list[str] | None:
 
 def channel_choice(text: str) -> str | list[str]:
     """``auto``, ``all`` or a list of names."""
-    return text if text in ("auto", "all") else split_names(text) or []
+    if text in ("auto", "all"):
+        return text
+    names = split_names(text)
+    if not names:
+        msg = f"--channels {text!r} names no channel; valid: auto, all, or comma-separated names"
+        raise InputError(msg)
+    return names
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a zarr group at `path`."""
+    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
 
 
 def open_store(path: Path) -> SpatialData:
@@ -31,7 +42,7 @@ def open_store(path: Path) -> SpatialData:
     """
     import spatialdata as sd
 
-    if not (path / "zarr.json").exists() and not (path / ".zgroup").exists():
+    if not is_store(path):
         msg = f"{path} is not a SpatialData zarr store; make one with nimbus-sd convert"
         raise InputError(msg)
     return sd.read_zarr(path)

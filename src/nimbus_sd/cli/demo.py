@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli._options import is_store
+
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
@@ -20,9 +23,9 @@ _SHOWN = ("CD20", "PanCK", "CD3", "SMA")
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the store and the figures.")] = Path("nimbus-sd-demo"),
-    n_fovs: Annotated[int, typer.Option(help="Fields of view, 1024 x 1024 px each.")] = 2,
+    n_fovs: Annotated[int, typer.Option(help="Fields of view.")] = 2,
+    size: Annotated[int, typer.Option(help="Their sides in px of 0.5 µm.")] = 1024,
     seed: Annotated[int, typer.Option(help="Another seed, another tissue.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace the store of an earlier demo.")] = True,
 ) -> None:
     """Simulate tissue, score it, cluster it and compare with integrated expression."""
     import spatialdata as sd
@@ -31,14 +34,17 @@ def demo(
 
     start = time.perf_counter()
     store = out / "tissue.zarr"
-    if store.exists() and overwrite:
+    if store.exists() and not is_store(store):
+        msg = f"{store} is not a zarr store: it is left alone; choose another --out"
+        raise InputError(msg)
+    if store.exists():
         shutil.rmtree(store)
     out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # the libraries' own notices; ours still show through the logger
         warnings.simplefilter("ignore")
         _say(start, f"simulating {n_fovs} fields of view, 20 channels, 0.5 µm/px")
-        datasets.simulated_tissue(n_fovs=n_fovs, seed=seed).write(store)
+        datasets.simulated_tissue(n_fovs=n_fovs, shape=(size, size), seed=seed).write(store)
         sdata = sd.read_zarr(store)
         _say(start, f"wrote {store}")
         tl.predict(sdata, write=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._options import channel_choice, open_store, split_names
 
 
@@ -31,6 +32,12 @@ def predict(
     """Score every cell and marker of a store and write the table into it."""
     from nimbus_sd import io, tl
 
+    if csv is not None and not csv.parent.is_dir():
+        msg = f"--csv {csv}: there is no folder {csv.parent}; make it first"
+        raise InputError(msg)
+    if csv is not None and csv.exists() and not overwrite:
+        msg = f"--csv {csv} exists; pass --overwrite to replace it, or another path"
+        raise InputError(msg)
     sdata = open_store(store)
     tl.predict(
         sdata,

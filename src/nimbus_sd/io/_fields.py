@@ -50,6 +50,9 @@ def load_field(field: FieldFiles, channels: Sequence[str] | None) -> FieldImage:
         found = scan(field.files[0], omexml=field.omexml)
         _check_kind(found)
         names = list(found.names)
+        if names == ["channel_0"] and source.parent.name == field.name:
+            # a field's folder with one channel: named by its file, as its neighbours with several are
+            names = [tiff_stem(source.name)]
         take = _choose(names, channels, field.name, source)
         scans = [found]
         planes = [found.planes[index] for index in take]

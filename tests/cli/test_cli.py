@@ -1,0 +1,158 @@
+"""The command line on small TIFF trees: what it writes, and what it says when it can't."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata as sd
+import tifffile
+
+from nimbus_sd import cli, datasets
+
+CHANNELS = ["HH3", "CD3", "CD20"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two fields as the published tool's users have them: one TIFF per channel, masks beside."""
+    sdata = datasets.simulated_tissue(n_fovs=2, shape=(96, 128), channels=CHANNELS)
+    for fov in ("fov0", "fov1"):
+        folder = tmp_path / "image_data" / fov
+        folder.mkdir(parents=True)
+        for name, plane in zip(CHANNELS, np.asarray(sdata[f"{fov}_image"].data), strict=True):
+            tifffile.imwrite(folder / f"{name}.tiff", plane)
+        masks = tmp_path / "segmentation"
+        masks.mkdir(exist_ok=True)
+        tifffile.imwrite(masks / f"{fov}_whole_cell.tiff", np.asarray(sdata[f"{fov}_labels"].data))
+    return tmp_path
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit code, stdout and stderr of ``nimbus-sd`` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["nimbus-sd", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def nimbus(monkeypatch, capsys):
+    return lambda *arguments: run(monkeypatch, capsys, *arguments)
+
+
+def convert(nimbus, tree, *more):
+    out = tree / "tissue.zarr"
+    options = ("--labels", "segmentation", "--mpp", 0.5)
+    return out, nimbus("convert", tree / "image_data", out, *options, *more)
+
+
+def test_convert_predict_csv(nimbus, tree):
+    store, (code, out, _) = convert(nimbus, tree)
+    assert (code, "wrote 2 fields of view" in out) == (0, True)
+    csv = tree / "cells.csv"
+    code, out, _ = nimbus("predict", store, "--csv", csv, "--no-progress")
+    assert code == 0
+    assert "x 2 markers" in out
+    table = sd.read_zarr(store)["nimbus"]
+    assert list(table.var_names) == ["CD20", "CD3"]
+    written = pd.read_csv(csv)
+    np.testing.assert_allclose(written[["CD20", "CD3"]], table.X, atol=1e-6)
+
+
+def test_a_folder_that_is_no_store_is_left_alone(nimbus, tree):
+    precious = tree / "tissue.zarr"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    _, (code, _, err) = convert(nimbus, tree, "--overwrite")
+    assert code == 1
+    assert "is not a zarr store: it is left alone" in err
+    assert (precious / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("out", ["image_data", "image_data/x.zarr", "segmentation", "."])
+def test_the_sources_are_never_the_target(nimbus, tree, out):
+    before = sorted(p.name for p in tree.rglob("*"))
+    code, _, err = nimbus(
+        "convert", tree / "image_data", tree / out, "--labels", "segmentation", "--mpp", 0.5, "--overwrite"
+    )
+    assert code == 1
+    assert "lie within each other" in err
+    assert sorted(p.name for p in tree.rglob("*")) == before
+
+
+def test_a_store_is_replaced_only_when_told(nimbus, tree):
+    store, _ = convert(nimbus, tree)
+    _, (code, _, err) = convert(nimbus, tree)
+    assert (code, "pass --overwrite" in err) == (1, True)
+    _, (code, _, _) = convert(nimbus, tree, "--overwrite", "--channels", "CD3")
+    assert code == 0
+    assert sd.read_zarr(store)["fov0_image"].shape[0] == 1
+    assert [p.name for p in tree.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_failed_conversion_keeps_the_old_store(nimbus, tree):
+    store, _ = convert(nimbus, tree)
+    (tree / "image_data" / "fov1" / "CD3.tiff").write_bytes(b"II*\x00")
+    _, (code, _, err) = convert(nimbus, tree, "--overwrite")
+    assert code == 1
+    assert "CD3.tiff" in err
+    assert len(sd.read_zarr(store).images) == 2
+
+
+def test_a_csv_that_can_not_be_written_is_said_first(nimbus, tree):
+    store, _ = convert(nimbus, tree)
+    code, _, err = nimbus("predict", store, "--csv", tree / "nowhere" / "cells.csv")
+    assert (code, "there is no folder" in err) == (1, True)
+    assert "nimbus" not in sd.read_zarr(store).tables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("predict", "nothing.zarr"), 1, "is not a SpatialData zarr store"),
+        (("models", "nothing"), 1, "neither registered nor a path"),
+        (("predict",), 2, "Missing argument"),
+    ],
+)
+def test_errors_are_one_message(nimbus, arguments, code, said):
+    got, _, err = nimbus(*arguments)
+    assert got == code
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_models(nimbus):
+    code, out, _ = nimbus("models")
+    assert code == 0
+    assert out.splitlines()[0].startswith("nimbus-sd-s")
+    assert '"sha256"' in nimbus("models", "nimbus-sd-s")[1]
+
+
+def test_help_is_light():
+    script = (
+        "import sys; sys.argv = ['nimbus-sd', '--help']\n"
+        "from nimbus_sd.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'spatialdata', 'pandas', 'dask'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_demo(nimbus, tmp_path):
+    code, out, _ = nimbus("demo", "--out", tmp_path / "demo", "--n-fovs", 1, "--size", 512)
+    assert code == 0
+    mean = next(line for line in out.splitlines() if line.strip().startswith("mean")).split()
+    scores, integrated = float(mean[1]), float(mean[2])
+    assert scores > 0.8
+    assert scores > integrated
+    assert {p.name for p in (tmp_path / "demo").glob("*.png")} == {
+        "scores.png",
+        "distributions.png",
+        "clusters.png",
+    }
+    assert "nimbus" in sd.read_zarr(tmp_path / "demo" / "tissue.zarr").tables
