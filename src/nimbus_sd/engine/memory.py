@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -17,7 +17,7 @@ _users = 0
 
 
 @contextmanager
-def reuse_memory() -> Iterator[Callable[[], None]]:
+def reuse_memory() -> Iterator[None]:
     """Let freed memory stay with the process until the last context is left.
 
     glibc maps every block over 32 MiB anew and unmaps it when freed, so that each
@@ -27,17 +27,13 @@ def reuse_memory() -> Iterator[Callable[[], None]]:
     the system and restores the thresholds that glibc itself arrives at.
 
     Elsewhere than on glibc, or where the environment sets malloc's options, nothing is
-    changed. May be nested and used from several threads.
-
-    Yields
-    ------
-    A function that gives free memory back at once: small blocks that stay break up
-    the heap, and with them its peak would creep up.
+    changed. May be nested and used from several threads. Leave it now and then: small
+    blocks that stay break up the heap, and with them its peak creeps up.
     """
     global _users  # the options are the process's, and so is the count of who needs them
     libc = _glibc()
     if libc is None:
-        yield lambda: None
+        yield
         return
     with _lock:
         _users += 1
@@ -45,7 +41,7 @@ def reuse_memory() -> Iterator[Callable[[], None]]:
             libc.mallopt(_MMAP_MAX, 0)
             libc.mallopt(_TRIM_THRESHOLD, -1)
     try:
-        yield lambda: libc.malloc_trim(0) and None
+        yield
     finally:
         with _lock:
             _users -= 1

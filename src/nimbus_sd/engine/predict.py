@@ -39,7 +39,6 @@ from nimbus_sd.models.loading import LoadedModel
 _TILES = (2048, 1024, 512, 256, 128)
 _GROUP_BYTES = 256 << 20
 _CPU_BATCH_PIXELS = 1 << 20  # more per pass is no faster on a CPU and takes memory
-_GIVE_BACK_TILES = 4  # partials that stay break up the heap, a little more with every tile
 
 MapWriter = Callable[[Tile, Sequence[int], np.ndarray], None]
 
