@@ -166,6 +166,14 @@ def test_a_file_without_a_state_dict(tmp_path, content):
         m.load(tmp_path / "w.pt")
 
 
+def test_text_and_flat_weights_are_weights_errors(tmp_path):
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"contracting_layers.0.conv2d_0.weight": torch.zeros(3)}, tmp_path / "flat.pt")
+    for name in ("text.pt", "flat.pt"):
+        with pytest.raises(WeightsError, match=name):
+            m.load(tmp_path / name)
+
+
 def test_another_layout_names_what_it_found(tmp_path):
     torch.save({"encoder.weight": torch.zeros(2, 2)}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"published layout.*encoder\.weight.*card\.json"):

@@ -132,9 +132,9 @@ def _bare_card(path: Path) -> ModelCard:
     first, depth = state.get("contracting_layers.0.conv2d_0.weight"), 1
     while f"contracting_layers.{2 * (depth - 1)}.conv2d_0.weight" in state:
         depth += 1
-    if first is None:
+    if first is None or first.ndim != 4:
         msg = (
-            f"{path}: not a state dict in the published layout (no 'contracting_layers.0.conv2d_0.weight'; "
+            f"{path}: not a state dict in the published layout (no 4-d contracting_layers.0.conv2d_0.weight; "
             f"first keys: {sorted(state)[:3]}). Put a {CARD_FILE} beside it, or convert its key names"
         )
         raise WeightsError(msg)
@@ -171,7 +171,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "read. Save it with torch.save(net.state_dict(), path) or as .safetensors"
         )
         raise WeightsError(msg) from error
-    except (SafetensorError, RuntimeError, EOFError, BadZipFile, OSError) as error:
+    # what torch's unpickler raises on bytes that are no pickle
+    except (
+        *(SafetensorError, RuntimeError, EOFError, BadZipFile, OSError),
+        *(LookupError, ValueError, TypeError, AttributeError),
+    ) as error:
         msg = f"{path} is damaged or not a weight file ({error}); fetch or export it again"
         raise WeightsError(msg) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
