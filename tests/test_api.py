@@ -113,6 +113,18 @@ def _examples():
     names |= {
         f"nimbus_sd.arrays.{m}" for m in ("dihedral", "intensity", "mask", "reduce", "rescale", "tiling")
     }
+    names |= {
+        f"nimbus_sd.arrays.{m}"
+        for m in (
+            "calibration",
+            "confounders",
+            "evaluation",
+            "metrics",
+            "mixture",
+            "recalibration",
+            "reliability",
+        )
+    }
     names |= {"nimbus_sd.engine.normalization", "nimbus_sd.testing.strategies"}
     names |= {getattr(testing, name).__module__ for name in testing.__all__}
     for name in sorted(names):

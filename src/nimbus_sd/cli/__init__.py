@@ -12,6 +12,7 @@ from nimbus_sd.cli.convert import convert
 from nimbus_sd.cli.demo import demo
 from nimbus_sd.cli.models import models
 from nimbus_sd.cli.predict import predict
+from nimbus_sd.cli.train import finetune, train
 
 app = typer.Typer(
     name="nimbus-sd",
@@ -19,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (convert, predict, demo, models):
+for command in (convert, predict, train, finetune, demo, models):
     app.command()(command)
 
 

@@ -107,7 +107,7 @@ class Predictor:
     """
 
     def __init__(self, model: LoadedModel, config: PredictConfig | None = None) -> None:
-        self.card = model.card
+        self.card, self.head = model.card, model.head
         self.config = config or PredictConfig()
         if not self.card.exact:
             warnings.warn(

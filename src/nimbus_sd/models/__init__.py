@@ -7,20 +7,40 @@ from typing import TYPE_CHECKING
 from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from nimbus_sd.models.architectures import build
     from nimbus_sd.models.card import ModelCard
+    from nimbus_sd.models.efficientnet import EfficientNetUNet, EfficientNetUNetConfig
     from nimbus_sd.models.loading import LoadedModel, load
     from nimbus_sd.models.registry import list
+    from nimbus_sd.models.resnet import ResNetUNet, ResNetUNetConfig
     from nimbus_sd.models.unet import UNet, UNetConfig
 
-__all__ = ["LoadedModel", "ModelCard", "UNet", "UNetConfig", "list", "load"]
+__all__ = [
+    "EfficientNetUNet",
+    "EfficientNetUNetConfig",
+    "LoadedModel",
+    "ModelCard",
+    "ResNetUNet",
+    "ResNetUNetConfig",
+    "UNet",
+    "UNetConfig",
+    "build",
+    "list",
+    "load",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "EfficientNetUNet": "efficientnet",
+        "EfficientNetUNetConfig": "efficientnet",
         "LoadedModel": "loading",
         "ModelCard": "card",
+        "ResNetUNet": "resnet",
+        "ResNetUNetConfig": "resnet",
         "UNet": "unet",
         "UNetConfig": "unet",
+        "build": "architectures",
         "list": "registry",
         "load": "loading",
     },

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nimbus_sd._core.errors import InputError, WeightsError
+from nimbus_sd.models.head import HeadConfig
 from nimbus_sd.models.unet import UNetConfig
 
 CARD_FILE = "card.json"
@@ -33,7 +34,11 @@ class ModelCard:
     transform
         Applied after ``clip(x / scale, 0, 1)``: ``"identity"`` or ``"sqrt"``.
     mask_rule, score_rule
-        How the mask plane is made and how pixels become a cell's score.
+        How the mask plane is made and how pixels become a cell's score:
+        ``"mean_probability"``, or ``"cell_head"``: a small network that reads the mean
+        probability and the intensity of a cell beside those of all cells of the dataset.
+    head
+        Arguments of :class:`~nimbus_sd.models.head.HeadConfig`; empty without a head.
     threshold
         Score above which a cell counts as positive.
     stride, halo, exact
@@ -42,7 +47,7 @@ class ModelCard:
         Weight file beside the card, where to fetch it when it is not there
         (``"hub:<repository>@<revision>/<file>"``), and its hash; an empty
         hash means that none is published.
-    licence, training_data, command, metrics, limits, citation
+    licence, training_data, command, commit, metrics, limits, citation
         For people.
     """
 
@@ -54,6 +59,7 @@ class ModelCard:
     transform: str = "identity"
     mask_rule: str = "interior"
     score_rule: str = "mean_probability"
+    head: Mapping[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
     stride: int = 16
     halo: int = 96
@@ -64,6 +70,7 @@ class ModelCard:
     licence: str = ""
     training_data: str = ""
     command: str = ""
+    commit: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     limits: str = ""
     citation: str = ""
@@ -73,12 +80,18 @@ class ModelCard:
             "rule": ("dataset", "fov_mean"),
             "transform": ("identity", "sqrt"),
             "mask_rule": ("interior",),
-            "score_rule": ("mean_probability",),
+            "score_rule": ("mean_probability", "cell_head"),
         }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 msg = f"model card {self.name!r}: {name}={getattr(self, name)!r}, valid: {', '.join(valid)}"
                 raise WeightsError(msg)
+        if bool(self.head) != (self.score_rule == "cell_head"):
+            msg = (
+                f"model card {self.name!r}: score_rule={self.score_rule!r} with head={dict(self.head)}; a "
+                "head goes with score_rule='cell_head' and nothing else"
+            )
+            raise WeightsError(msg)
         numbers = {
             "mpp": (0, math.inf),
             "quantile": (0, 1),
@@ -105,6 +118,17 @@ class ModelCard:
             valid = ", ".join(f.name for f in fields(UNetConfig))
             given = dict(self.architecture)
             msg = f"model card {self.name!r}: architecture {given}: {error}; valid keys: {valid}"
+            raise WeightsError(msg) from error
+
+    @property
+    def head_config(self) -> HeadConfig | None:
+        """The head as a config object, if there is one."""
+        if not self.head:
+            return None
+        try:
+            return HeadConfig(**self.head)
+        except (TypeError, InputError) as error:
+            msg = f"model card {self.name!r}: head {dict(self.head)}: {error}"
             raise WeightsError(msg) from error
 
     def to_json(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -51,3 +52,36 @@ def fetch(card: ModelCard) -> Path:
         )
         raise OfflineError(msg) from error
     return Path(found)
+
+
+def check_recorded(path: Path, found: str) -> None:
+    """Compare a cached file with the hash of its first use, or note it beside the file.
+
+    Parameters
+    ----------
+    path
+        Weight file; one outside the cache is not looked at.
+    found
+        Its sha256.
+
+    Raises
+    ------
+    WeightsError
+        If the file has changed since it was first used.
+    """
+    if not path.resolve().is_relative_to(cache_folder().resolve()):
+        return
+    record = path.with_name(f"{path.name}.sha256")
+    if not record.is_file():
+        # a cache that can't be written to holds no record; the file is used all the same
+        with suppress(OSError):
+            record.write_text(f"{found}\n", encoding="utf-8")
+        return
+    expected = record.read_text(encoding="utf-8").strip()
+    if found != expected:
+        msg = (
+            f"{path}: sha256 is {found}, but {expected} when it was first used ({record.name}). If you did "
+            "not replace it, it is damaged: delete both files and load again. If you did, delete "
+            f"{record.name}"
+        )
+        raise WeightsError(msg)

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nimbus_sd._core.errors import WeightsError
+from nimbus_sd._core.errors import InputError, WeightsError
+from nimbus_sd.models.architectures import NetConfig, build, config_of, is_exact
 from nimbus_sd.models.card import CARD_FILE, ModelCard
-from nimbus_sd.models.hub import fetch
-from nimbus_sd.models.registry import WEIGHTS, get_card
-from nimbus_sd.models.unet import UNet
+from nimbus_sd.models.head import PREFIX, CellHead
+from nimbus_sd.models.hub import check_recorded, fetch
+from nimbus_sd.models.registry import WEIGHTS, cards, get_card
 
 log = logging.getLogger("nimbus_sd")
 
@@ -35,11 +36,14 @@ class LoadedModel:
         Preprocessing, tiling and provenance; ``card.sha256`` is the hash of the file read.
     path
         The weight file.
+    head
+        What makes a cell's score of its mean probability and intensity; None if nothing does.
     """
 
     net: nn.Module
     card: ModelCard
     path: Path | None = None
+    head: CellHead | None = None
 
     @property
     def name(self) -> str:
@@ -53,10 +57,10 @@ def load(model: str | Path | LoadedModel = "nimbus-sd-s") -> LoadedModel:
     Parameters
     ----------
     model
-        A registered name (see :func:`nimbus_sd.models.list`), a folder with a
-        ``card.json`` beside its weight file, a bare state-dict file
-        (``.safetensors``, or ``.pt`` / ``.pth`` in the published layout), or a
-        model that is loaded already.
+        A registered name (see :func:`nimbus_sd.models.list`; write ``"./name"`` for a
+        folder that is named like one), a folder with a ``card.json`` beside its weight
+        file, a bare state-dict file (``.safetensors``, or ``.pt`` / ``.pth`` in the
+        published layout), or a model that is loaded already.
 
     Returns
     -------
@@ -82,6 +86,8 @@ def load(model: str | Path | LoadedModel = "nimbus-sd-s") -> LoadedModel:
         return model
     card, path = _locate(model)
     found = sha256(path)
+    if not card.sha256:
+        check_recorded(path, found)
     if card.sha256 and found != card.sha256:
         msg = (
             f"{path}: sha256 is {found}, the card of {card.name!r} says {card.sha256}. The file is damaged "
@@ -89,15 +95,32 @@ def load(model: str | Path | LoadedModel = "nimbus-sd-s") -> LoadedModel:
         )
         raise WeightsError(msg)
     _check_tiling(card)
-    net = UNet(card.unet_config)
-    load_strict(net, read_state_dict(path), where=str(path))
+    net = build(card.architecture)
+    state = read_state_dict(path)
+    of_head = {k.removeprefix(PREFIX): state.pop(k) for k in sorted(state) if k.startswith(PREFIX)}
+    load_strict(net, state, where=str(path))
+    head = _load_head(card, of_head, where=str(path))
     if card.licence and path.parent.parent != WEIGHTS:
         log.warning("weights %s: licence: %s", card.name, card.licence)
-    return LoadedModel(net=net.eval(), card=replace(card, sha256=found), path=path)
+    return LoadedModel(net=net.eval(), card=replace(card, sha256=found), path=path, head=head)
+
+
+def _load_head(card: ModelCard, state: dict[str, Tensor], *, where: str) -> CellHead | None:
+    config = card.head_config
+    if config is None and not state:
+        return None
+    if config is None or not state:
+        msg = f"{where}: the card of {card.name!r} and the weights disagree on whether there is a cell head"
+        raise WeightsError(msg)
+    head = CellHead(config)
+    load_strict(head, state, where=f"{where} (cell head)")
+    return head.eval()
 
 
 def _locate(model: str | Path) -> tuple[ModelCard, Path]:
     path = Path(model)
+    if isinstance(model, str) and path.name == model and model in cards():
+        return _registered(model)
     if path.is_dir():
         card = ModelCard.read(path)
         return card, path / card.weights_file
@@ -110,14 +133,33 @@ def _locate(model: str | Path) -> tuple[ModelCard, Path]:
     if isinstance(model, Path) or path.suffix in (".pt", ".pth", ".safetensors"):
         msg = f"no weights at {path}; pass a folder with {CARD_FILE}, a state-dict file or a registered name"
         raise WeightsError(msg)
-    card = get_card(str(model))
+    return _registered(str(model))
+
+
+def _registered(name: str) -> tuple[ModelCard, Path]:
+    """A registered name wins over whatever lies in the working directory; ``./name`` is a path."""
+    card = get_card(name)
     bundled = WEIGHTS / card.name / card.weights_file
     return card, bundled if bundled.is_file() else fetch(card)
 
 
+def _config(card: ModelCard) -> NetConfig:
+    try:
+        return config_of(card.architecture)
+    except InputError as error:
+        msg = f"model card {card.name!r}: {error}"
+        raise WeightsError(msg) from error
+
+
 def _check_tiling(card: ModelCard) -> None:
     """Raise if tiles cut as the card says could not give the whole image's answer, though it says so."""
-    config = card.unet_config
+    config = _config(card)
+    if card.exact and not is_exact(config):
+        msg = (
+            f"model card {card.name!r}: its network sees the whole input (squeeze and excitation), so tiled "
+            "and whole-image scores differ; set exact=false"
+        )
+        raise WeightsError(msg)
     if card.stride % config.stride or (card.exact and card.halo < config.halo):
         msg = (
             f"model card {card.name!r}: stride {card.stride} and halo {card.halo} don't fit its network: "
@@ -211,7 +253,9 @@ def load_strict(net: nn.Module, state: dict[str, Tensor], *, where: str) -> None
     net.load_state_dict({**expected, **state})
 
 
-def save(net: nn.Module, folder: str | Path, card: ModelCard, *, half: bool = True) -> ModelCard:
+def save(
+    net: nn.Module, folder: str | Path, card: ModelCard, *, half: bool = True, head: CellHead | None = None
+) -> ModelCard:
     """Write weights as safetensors and the card beside them, and return the card with its hash.
 
     Parameters
@@ -223,13 +267,18 @@ def save(net: nn.Module, folder: str | Path, card: ModelCard, *, half: bool = Tr
     card
         Its ``weights_file`` names the weight file; ``sha256`` is filled in.
     half
-        Store floating-point tensors as float16.
+        Store the network's floating-point tensors as float16.
+    head
+        Its cell head; stored as float32.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    if head is not None:
+        state |= {f"{PREFIX}{k}": v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
+        card = replace(card, score_rule="cell_head", head=head.config.to_dict())
     save_file(state, folder / card.weights_file)
     card = replace(card, sha256=sha256(folder / card.weights_file))
     card.write(folder)

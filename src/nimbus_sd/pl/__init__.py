@@ -7,14 +7,24 @@ from typing import TYPE_CHECKING
 from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from nimbus_sd.pl._confounders import confounders
+    from nimbus_sd.pl._evaluation import evaluation
     from nimbus_sd.pl._image import image
     from nimbus_sd.pl._marker_heatmap import marker_heatmap
+    from nimbus_sd.pl._reliability import reliability
     from nimbus_sd.pl._score_distribution import score_distribution
 
-__all__ = ["image", "marker_heatmap", "score_distribution"]
+__all__ = ["confounders", "evaluation", "image", "marker_heatmap", "reliability", "score_distribution"]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"image": "_image", "marker_heatmap": "_marker_heatmap", "score_distribution": "_score_distribution"},
+    {
+        "confounders": "_confounders",
+        "evaluation": "_evaluation",
+        "image": "_image",
+        "marker_heatmap": "_marker_heatmap",
+        "reliability": "_reliability",
+        "score_distribution": "_score_distribution",
+    },
 )

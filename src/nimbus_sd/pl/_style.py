@@ -21,6 +21,15 @@ POSITIVE, NEGATIVE, NEUTRAL = "#E69F00", "#56B4E9", "#7F7F7F"
 MISSING = "#BDBDBD"
 # darker ones of the same palette, for white ground
 TRUE_POSITIVE, TRUE_NEGATIVE = "#D55E00", "#0072B2"
+# of one plot's series: colour and shape, so that neither has to carry it alone
+SERIES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "D"),
+    ("#009E73", "s"),
+    ("#CC79A7", "^"),
+    ("#56B4E9", "v"),
+    ("#7F7F7F", "P"),
+)
 RC: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,

@@ -10,16 +10,26 @@ if TYPE_CHECKING:
     from nimbus_sd.pp._expand_labels import expand_labels
     from nimbus_sd.pp._integrated_expression import integrated_expression
     from nimbus_sd.pp._normalization import Normalization, normalization
+    from nimbus_sd.pp._training_tiles import TileStore, training_tiles
 
-__all__ = ["Normalization", "expand_labels", "integrated_expression", "normalization"]
+__all__ = [
+    "Normalization",
+    "TileStore",
+    "expand_labels",
+    "integrated_expression",
+    "normalization",
+    "training_tiles",
+]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Normalization": "_normalization",
+        "TileStore": "_training_tiles",
         "expand_labels": "_expand_labels",
         "integrated_expression": "_integrated_expression",
         "normalization": "_normalization",
+        "training_tiles": "_training_tiles",
     },
 )

@@ -8,6 +8,7 @@ from nimbus_sd.simulation.config import (
     SegmentationConfig,
     TissueConfig,
 )
+from nimbus_sd.simulation.dataset import Dataset, simulate_dataset
 from nimbus_sd.simulation.field import Field, FieldConfig, simulate_field
 from nimbus_sd.simulation.panel import PANEL, panel, random_marker
 from nimbus_sd.simulation.sample import (
@@ -22,6 +23,7 @@ __all__ = [
     "CELL_TYPES",
     "PANEL",
     "PLATFORMS",
+    "Dataset",
     "Field",
     "FieldConfig",
     "Marker",
@@ -34,6 +36,7 @@ __all__ = [
     "random_platform",
     "random_segmentation",
     "random_tissue",
+    "simulate_dataset",
     "simulate_field",
     "simulate_samples",
 ]

@@ -142,6 +142,10 @@ class Marker:
         Level of negative cells, as a share of `level`.
     ragged
         How far in µm the stain strays from the cell's plan (processes, tangential cuts).
+    faint
+        Cell type to the probability that a negative cell of it expresses a little all the same.
+    faint_level
+        Level of such cells, as a share of `level`.
     """
 
     name: str
@@ -159,18 +163,22 @@ class Marker:
     patchy: float = 0.0
     baseline: float = 0.0
     ragged: float = 0.0
+    faint: Mapping[str, float] = field(default_factory=dict)
+    faint_level: float = 0.1
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.types) - set(CELL_TYPES))
+        unknown = sorted((set(self.types) | set(self.faint)) - set(CELL_TYPES))
         if unknown:
             msg = f"Marker {self.name!r}: unknown cell types {unknown}; valid: {', '.join(CELL_TYPES)}"
             raise InputError(msg)
-        if not all(0 <= p <= 1 for p in self.types.values()):
-            msg = f"Marker {self.name!r}: probabilities in 'types' must lie in [0, 1], got {dict(self.types)}"
-            raise InputError(msg)
+        for name in ("types", "faint"):
+            given = getattr(self, name)
+            if not all(0 <= p <= 1 for p in given.values()):
+                msg = f"Marker {self.name!r}: probabilities in {name!r} must lie in [0, 1], got {dict(given)}"
+                raise InputError(msg)
         for name in ("membrane", "cytoplasm", "nucleus", "puncta", "level", "spread", "ecm"):
             _check(self, name, 0, 10)
-        for name in ("cap", "dim", "patchy", "baseline"):
+        for name in ("cap", "dim", "patchy", "baseline", "faint_level"):
             _check(self, name, 0, 1)
         for name in ("secreted", "ragged"):
             _check(self, name, 0, 30)

@@ -86,6 +86,10 @@ def express(rng: np.random.Generator, tissue: Tissue, marker: Marker) -> Express
     dim = rng.random(n) < marker.dim
     level = np.where(dim, level * rng.uniform(0.1, 0.5, n), level)
     quiet = marker.baseline * marker.level * rng.lognormal(0, 0.5, n)
+    if marker.faint:
+        chance = np.array([marker.faint.get(name, 0.0) for name in CELL_TYPES])
+        little = marker.faint_level * marker.level * rng.lognormal(0, 0.5, n)
+        quiet = np.where(rng.random(n) < chance[tissue.types], np.maximum(quiet, little), quiet)
     quiet[0] = 0
     return Expression(positive, np.where(positive, level, quiet).astype(np.float32))
 

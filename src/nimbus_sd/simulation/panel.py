@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nimbus_sd._core.errors import InputError
@@ -105,7 +107,7 @@ def panel(names: tuple[str, ...] | None = None) -> tuple[Marker, ...]:
     return tuple(known[name] for name in names)
 
 
-def _random_compartments(rng: np.random.Generator) -> dict[str, float]:
+def _random_compartments(rng: np.random.Generator) -> dict[str, Any]:
     """Weights of the compartments, from the families seen in tissue."""
     leak = float(rng.uniform(0, 0.15))
     family = rng.choice(6, p=[0.3, 0.22, 0.2, 0.16, 0.07, 0.05])
@@ -137,6 +139,18 @@ def _random_types(rng: np.random.Generator) -> dict[str, float]:
     return {str(name): float(rng.uniform(low, 1)) for name in chosen}
 
 
+def _random_faint(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw who expresses a little without counting as positive: in most panels somebody does."""
+    if rng.random() < 0.35:
+        return {}
+    some = rng.random(len(CELL_TYPES)) < rng.uniform(0.2, 1)
+    chance = np.where(some, rng.random(len(CELL_TYPES)), 0)
+    return {
+        "faint": dict(zip(CELL_TYPES, chance.tolist(), strict=True)),
+        "faint_level": float(np.exp(rng.uniform(np.log(0.02), np.log(0.25)))),
+    }
+
+
 def random_marker(rng: np.random.Generator, name: str = "marker") -> Marker:
     """Draw a marker to train on."""
     types = _random_types(rng)
@@ -153,4 +167,5 @@ def random_marker(rng: np.random.Generator, name: str = "marker") -> Marker:
         patchy=float(rng.choice([0, rng.uniform(0.2, 1)])),
         baseline=float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))) if rng.random() < 0.3 else 0.0,
         ragged=float(rng.uniform(0.5, 2.0)) if rng.random() < 0.6 else 0.0,
+        **_random_faint(rng),
     )

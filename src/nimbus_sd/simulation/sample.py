@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nimbus_sd.simulation._types import AnyArray, BoolArray, FloatArray, IntArray
-from nimbus_sd.simulation.config import PlatformConfig, SegmentationConfig, TissueConfig
+from nimbus_sd.simulation.config import Marker, PlatformConfig, SegmentationConfig, TissueConfig
 from nimbus_sd.simulation.markers import Compartments, Expression, express, render
 from nimbus_sd.simulation.panel import random_marker
 from nimbus_sd.simulation.platforms import detect, detectable, expose, truth_of
@@ -104,10 +105,14 @@ def _brightest(pixels: FloatArray, tissue: Tissue, expression: Expression, platf
 
 
 def _sample_channel(
-    rng: np.random.Generator, tissue: Tissue, parts: Compartments
-) -> tuple[FloatArray, FloatArray]:
-    """One random marker on one random platform: image (y, x) and truth (n + 1,)."""
-    marker, platform = random_marker(rng), random_platform(rng)
+    rng: np.random.Generator,
+    tissue: Tissue,
+    parts: Compartments,
+    *,
+    marker: Marker,
+    platform: PlatformConfig,
+) -> tuple[FloatArray, FloatArray, Expression]:
+    """One marker on one platform: image (y, x) in the platform's units, truth and levels (n + 1,)."""
     expression = express(rng, tissue, marker)
     signal = render(rng, tissue, marker, expression=expression, parts=parts)
     exposure = expose(rng, tissue, platform, signal=signal, parts=parts)
@@ -117,7 +122,57 @@ def _sample_channel(
         pixels /= 255
     elif platform.kind == "fluorescence16":
         pixels /= 65535
-    return pixels / _brightest(pixels, tissue, expression, platform), truth_of(expression, seen)
+    return pixels, truth_of(expression, seen), expression
+
+
+def _scaled_channel(
+    rng: np.random.Generator, tissue: Tissue, parts: Compartments
+) -> tuple[FloatArray, FloatArray]:
+    """One random marker on one random platform, divided by its brightest signal."""
+    marker, platform = random_marker(rng), random_platform(rng)
+    pixels, truth, expression = _sample_channel(rng, tissue, parts, marker=marker, platform=platform)
+    return pixels / _brightest(pixels, tissue, expression, platform), truth
+
+
+def _field(
+    streams: Sequence[np.random.Generator],
+    shape: tuple[int, int],
+    tissue_config: TissueConfig,
+    segmentation: SegmentationConfig,
+    channel: Callable[[int, np.random.Generator, Tissue, Compartments], tuple[FloatArray, FloatArray]],
+) -> Samples:
+    """Tissue, labels, mask, and the channels that `channel` makes; the first streams are the tissue's."""
+    tissue = grow_tissue(streams[0], shape, tissue_config, MODEL_MPP)
+    labels = segment(streams[1], tissue, segmentation)
+    parts = Compartments.of(streams[2], tissue)
+    channels = [channel(k, stream, tissue, parts) for k, stream in enumerate(streams[3:])]
+    truth: AnyArray = np.stack([t for _, t in channels], 1)
+    mask = halved_interior(streams[2], labels) if streams[2].random() < 0.75 else interior(labels)
+    return Samples(
+        images=np.stack([pixels for pixels, _ in channels]),
+        labels=labels,
+        interior=mask,
+        positive=carry_over(overlap(labels, tissue.cells), truth),
+    )
+
+
+def sample_field(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    *,
+    tissue: TissueConfig,
+    segmentation: SegmentationConfig,
+    channels: Sequence[tuple[Marker, PlatformConfig]],
+) -> Samples:
+    """One field of given markers on given platforms at 1 µm per px, in the platforms' units."""
+
+    def channel(
+        k: int, stream: np.random.Generator, grown: Tissue, parts: Compartments
+    ) -> tuple[FloatArray, FloatArray]:
+        marker, platform = channels[k]
+        return _sample_channel(stream, grown, parts, marker=marker, platform=platform)[:2]
+
+    return _field(rng.spawn(3 + len(channels)), shape, tissue, segmentation, channel)
 
 
 def simulate_samples(seed: int, *, shape: tuple[int, int] = (512, 512), n_channels: int = 6) -> Samples:
@@ -133,16 +188,7 @@ def simulate_samples(seed: int, *, shape: tuple[int, int] = (512, 512), n_channe
         Markers, each on a platform of its own.
     """
     streams = np.random.default_rng(seed).spawn(3 + n_channels)
-    rng = streams[0]
-    tissue = grow_tissue(rng, shape, random_tissue(rng), MODEL_MPP)
-    labels = segment(streams[1], tissue, random_segmentation(streams[1]))
-    parts = Compartments.of(streams[2], tissue)
-    channels = [_sample_channel(stream, tissue, parts) for stream in streams[3:]]
-    truth: AnyArray = np.stack([t for _, t in channels], 1)
-    mask = halved_interior(streams[2], labels) if streams[2].random() < 0.75 else interior(labels)
-    return Samples(
-        images=np.stack([pixels for pixels, _ in channels]),
-        labels=labels,
-        interior=mask,
-        positive=carry_over(overlap(labels, tissue.cells), truth),
+    tissue, segmentation = random_tissue(streams[0]), random_segmentation(streams[1])
+    return _field(
+        streams, shape, tissue, segmentation, lambda _, stream, *grown: _scaled_channel(stream, *grown)
     )

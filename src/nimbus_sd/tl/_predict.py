@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
+from anndata import AnnData
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._core.version import __version__
-from nimbus_sd._sdata.maps import MapStore, map_name, persist_map, remember_maps
-from nimbus_sd._sdata.persist import persist_table
+from nimbus_sd._sdata.maps import MapStore, map_name
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import SampleSet, fit_over, resolve_samples
-from nimbus_sd._sdata.table import build_table, existing_table, join_layer
+from nimbus_sd._sdata.table import existing_table, join_layer
 from nimbus_sd._sdata.target import check_map_names, check_prediction_target
 from nimbus_sd.arrays import VIEWS, Partials
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.predict import PredictConfig, Predictor
 from nimbus_sd.models.loading import LoadedModel, load
+from nimbus_sd.tl._predict_table import commit, provenance_of, read_context, refine, table_of_scores
 
 log = logging.getLogger("nimbus_sd")
 
@@ -51,6 +47,7 @@ def predict(
     write: bool = False,
     coordinate_system: str | None = None,
     exclude: str = NOT_MARKERS,
+    context: AnnData | None = None,
     tile: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -62,7 +59,8 @@ def predict(
 
     Images and labels are read lazily, tile by tile with reader threads. The scores
     equal one forward pass over the whole image: they do not depend on tile size,
-    chunks, batch size or thread count.
+    chunks, batch size or thread count. Like the normalisation, what counts as bright
+    for a marker is taken from all cells of the call: predict a cohort together.
 
     Parameters
     ----------
@@ -97,7 +95,8 @@ def predict(
         Also store the mean raw intensity.
     maps
         Base name of image elements for the full-resolution probabilities (float16),
-        written region by region; None keeps none.
+        written region by region; None keeps none. They are the network's, before a cell
+        head has weighed them against the other cells.
     table
         Name of the table to write.
     into
@@ -112,6 +111,10 @@ def predict(
         Where elements are compared and positions are given; None takes one they share.
     exclude
         Pattern of channel names that ``"auto"`` leaves out.
+    context
+        Table of another run whose ``uns["nimbus"]["context"]`` says what is dim and bright
+        for each marker, so that its cells and these are judged alike; with `normalization`
+        of that run. None takes these cells. Models without a cell head don't use it.
     tile
         Side of a tile's core in model px (multiple of 16); None takes the largest
         that memory allows.
@@ -170,7 +173,7 @@ def predict(
         device=device,
         precision=precision,
         per_view=score_std,
-        intensity=integrated_expression and into is None,
+        intensity=True,
     )
     if score_std and into is not None:
         msg = "score_std=True writes a layer of a new table; leave it out with into=, or leave into= out"
@@ -200,6 +203,7 @@ def predict(
     new_table = table if into is None else None
     check_map_names(sdata, map_names, table=new_table, overwrite=overwrite, write=write)
     predictor = Predictor(load(model), config)
+    known = None if context is None else read_context(context, samples.channels)
     for s in samples.samples:
         predictor.plan(s.sample)
     card = predictor.card
@@ -214,10 +218,19 @@ def predict(
     stores = [MapStore(s, samples.channels) for s in samples.samples] if map_names else []
     try:
         partials = _run(predictor, samples, normalization, stores, progress=progress)
+        partials, known = refine(predictor, samples, partials, normalization, known)
         scores = [p.sums["score"] / p.count[:, None] if p.ids.size else np.empty((0, 0)) for p in partials]
-        provenance = _provenance(predictor, samples, normalization)
+        provenance = provenance_of(predictor, samples, normalization, known)
         if into is None:
-            result = _new_table(samples, partials, scores, normalization, provenance, config)
+            result = table_of_scores(
+                samples,
+                partials,
+                scores,
+                normalization,
+                provenance,
+                config,
+                intensity=integrated_expression,
+            )
         else:
             target = existing_table(sdata, into, regions)
             result = join_layer(target, "nimbus", regions, partials, scores, samples.channels)
@@ -225,7 +238,7 @@ def predict(
         for store in stores:
             store.discard()
         raise
-    _commit(sdata, table, into, result, provenance, dict(zip(map_names, stores, strict=True)), write=write)
+    commit(sdata, table, into, result, provenance, dict(zip(map_names, stores, strict=True)), write=write)
 
 
 def _view_names(views: int | Sequence[str]) -> tuple[str, ...]:
@@ -293,86 +306,3 @@ def _run(
             on_map = stores[i].write if stores else None
             out.append(predictor.run(s.sample, samples.channels, scale, on_progress=advance, on_map=on_map))
     return out
-
-
-def _new_table(
-    samples: SampleSet,
-    partials: list[Partials],
-    scores: list[np.ndarray],
-    normalization: Normalization,
-    provenance: dict[str, Any],
-    config: PredictConfig,
-) -> Any:
-    layers: dict[str, list[np.ndarray]] = {}
-    filled = [p if p.ids.size else None for p in partials]
-    if config.intensity:
-        layers["integrated_expression"] = [
-            p.sums["intensity"] / p.count[:, None] if p else np.empty(0) for p in filled
-        ]
-    if config.per_view:
-        layers["score_std"] = [
-            (p.sums["score_view"] / p.count[:, None, None]).std(axis=-1) if p else np.empty(0) for p in filled
-        ]
-    channels = samples.channels
-    var = pd.DataFrame(
-        {
-            "scale": normalization.scale_of(channels),
-            "n_saturated": np.array(normalization.column("n_saturated", channels), dtype=np.int64),
-            "qc": normalization.column("flags", channels),
-        },
-        index=list(channels),
-    )
-    return build_table(
-        samples.samples, partials, x=scores, layers=layers, var=var, uns={"nimbus": provenance}
-    )
-
-
-def _provenance(predictor: Predictor, samples: SampleSet, normalization: Normalization) -> dict[str, Any]:
-    card = predictor.card
-    return {
-        "version": __version__,
-        "model": card.name,
-        "weights_sha256": card.sha256,
-        "licence": card.licence,
-        "model_mpp": card.mpp,
-        "mpp": {s.pair.labels: float(s.sample.mpp or np.nan) for s in samples.samples},
-        "images": {s.pair.labels: s.pair.image for s in samples.samples},
-        "coordinate_systems": {s.pair.labels: s.pair.system for s in samples.samples},
-        "threshold": card.threshold,
-        "views": np.array(predictor.config.views),
-        "precision": predictor.precision,
-        "device": str(predictor.device),
-        "normalization": json.dumps(normalization.to_dict()),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit(
-    sdata: SpatialData,
-    table: str,
-    into: str | None,
-    result: Any,
-    provenance: dict[str, Any],
-    stores: dict[str, MapStore],
-    *,
-    write: bool,
-) -> None:
-    for name, store in stores.items():
-        if name in sdata:
-            del sdata[name]
-        sdata[name] = store.element()
-    if stores:
-        remember_maps(sdata, list(stores))
-    if into is None:
-        if table in sdata.tables:
-            del sdata[table]
-        sdata[table] = result
-    else:
-        sdata[into].layers["nimbus"] = result
-        sdata[into].uns["nimbus"] = provenance
-    if write:
-        for name in stores:
-            persist_map(sdata, name)
-        if stores:
-            sdata.write_attrs()
-        persist_table(sdata, into or table, overwrite=True)

@@ -1,0 +1,1 @@
+"""Training on labelled cells: sources, augmentation, losses, the loop, lightning around it."""
