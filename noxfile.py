@@ -100,8 +100,9 @@ def bench(session: nox.Session) -> None:
     """Print every benchmark's ratios; Nimbus-Inference gets an environment of its own."""
     _install(session)
     env = Path(session.create_tmp()) / "nimbus-inference"
-    for script in ("forward.py", "integrated_expression.py", "memory.py", "tiles.py"):
+    for script in ("forward.py", "integrated_expression.py", "memory.py", "tiles.py", "simulated.py"):
         session.run("python", f"benchmarks/{script}")
     session.run("python", "benchmarks/nimbus_inference.py", "--env", str(env))
     if os.environ.get("NIMBUS_SD_DATA"):
-        session.run("python", "benchmarks/dcis.py")
+        for script in ("dcis.py", "codex.py"):
+            session.run("python", f"benchmarks/{script}")

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from nimbus_sd._core.errors import NimbusError
+from nimbus_sd.cli.benchmark import benchmark
 from nimbus_sd.cli.convert import convert
 from nimbus_sd.cli.demo import demo
 from nimbus_sd.cli.models import models
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (convert, predict, train, finetune, demo, models):
     app.command()(command)
+app.add_typer(benchmark, name="benchmark")
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from itertools import groupby, islice
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from nimbus_sd._core.errors import InputError, NimbusWarning, WeightsError
@@ -32,6 +31,7 @@ from nimbus_sd.arrays.rescale import scale_factor
 from nimbus_sd.engine.block import TileInput, TileLabelCache, prepare
 from nimbus_sd.engine.device import PRECISIONS, deploy, memory_budget, resolve_device, resolve_precision
 from nimbus_sd.engine.memory import reuse_memory
+from nimbus_sd.engine.output import check_finite, full_resolution, is_out_of_memory, sum_planes
 from nimbus_sd.engine.readahead import read_ahead
 from nimbus_sd.engine.source import Sample
 from nimbus_sd.models.loading import LoadedModel
@@ -108,6 +108,13 @@ class Predictor:
 
     def __init__(self, model: LoadedModel, config: PredictConfig | None = None) -> None:
         self.card, self.head = model.card, model.head
+        planes = int(self.card.architecture.get("in_channels", 2))
+        if planes != 2:
+            msg = (
+                f"model {self.card.name!r} reads {planes} planes; prediction gives marker and mask, no extra "
+                "channels (nuclei, membrane): use a model trained without them"
+            )
+            raise WeightsError(msg)
         self.config = config or PredictConfig()
         if not self.card.exact:
             warnings.warn(
@@ -242,15 +249,15 @@ class Predictor:
                 continue
             tile, labels = item.tile, item.labels
             by_view = [self._forward_view(item, view) for view in self.config.views]
-            sums = np.stack([_sum_planes(labels.gather, p) for p in by_view], axis=-1)
-            _check_finite(sums, self.card.name)
+            sums = np.stack([sum_planes(labels.gather, p) for p in by_view], axis=-1)
+            check_finite(sums, self.card.name)
             score.append(sums.mean(axis=-1))
             if self.config.per_view:
                 views.append(sums)
             if item.intensity is not None:
                 intensity.append(item.intensity)
             if on_map:
-                on_map(tile, range(done, done + len(item.group)), _full_resolution(by_view, plan, tile))
+                on_map(tile, range(done, done + len(item.group)), full_resolution(by_view, plan, tile))
             done += len(item.group)
         if tile is None or labels is None:
             return None
@@ -300,7 +307,7 @@ class Predictor:
         return max(min(fits // pixels, len(batch), 16), 1)
 
     def _shrink(self, error: RuntimeError, step: int) -> None:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if step == 1:
             msg = (
@@ -316,31 +323,3 @@ class Predictor:
             NimbusWarning,
             stacklevel=2,
         )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(
-        hint in str(error).lower() for hint in ("out of memory", "not enough memory", "can't allocate memory")
-    )
-
-
-def _sum_planes(gather: sparse.csr_array, planes: np.ndarray) -> np.ndarray:
-    """Sum probabilities ``(g, y, x)`` over the labels: float64 ``(n, g)``."""
-    return np.stack([gather @ p.reshape(-1).astype(np.float64) for p in planes], axis=1)
-
-
-def _check_finite(sums: np.ndarray, name: str) -> None:
-    if not np.isfinite(sums).all():
-        msg = f"model {name!r} gave NaN or infinite probabilities; its weights are damaged: load them again"
-        raise WeightsError(msg)
-
-
-def _full_resolution(by_view: list[np.ndarray], plan: TilePlan, tile: Tile) -> np.ndarray:
-    mean = np.mean(by_view, axis=0)
-    y, x = (
-        axis.model_index(o.start, o.stop) - c.start
-        for axis, o, c in zip((plan.y, plan.x), tile.owned, tile.core, strict=True)
-    )
-    return mean[:, y][:, :, x]

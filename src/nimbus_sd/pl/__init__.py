@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from nimbus_sd.pl._marker_heatmap import marker_heatmap
     from nimbus_sd.pl._reliability import reliability
     from nimbus_sd.pl._score_distribution import score_distribution
+    from nimbus_sd.pl._silver_check import silver_check
 
-__all__ = ["confounders", "evaluation", "image", "marker_heatmap", "reliability", "score_distribution"]
+__all__ = [
+    "confounders",
+    "evaluation",
+    "image",
+    "marker_heatmap",
+    "reliability",
+    "score_distribution",
+    "silver_check",
+]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
 __getattr__, __dir__ = lazy_exports(
@@ -26,5 +35,6 @@ __getattr__, __dir__ = lazy_exports(
         "marker_heatmap": "_marker_heatmap",
         "reliability": "_reliability",
         "score_distribution": "_score_distribution",
+        "silver_check": "_silver_check",
     },
 )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nimbus_sd.pp._expand_labels import expand_labels
     from nimbus_sd.pp._integrated_expression import integrated_expression
     from nimbus_sd.pp._normalization import Normalization, normalization
+    from nimbus_sd.pp._silver_labels import silver_labels
     from nimbus_sd.pp._training_tiles import TileStore, training_tiles
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "expand_labels",
     "integrated_expression",
     "normalization",
+    "silver_labels",
     "training_tiles",
 ]
 
@@ -30,6 +32,7 @@ __getattr__, __dir__ = lazy_exports(
         "expand_labels": "_expand_labels",
         "integrated_expression": "_integrated_expression",
         "normalization": "_normalization",
+        "silver_labels": "_silver_labels",
         "training_tiles": "_training_tiles",
     },
 )

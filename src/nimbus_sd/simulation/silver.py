@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
@@ -28,7 +30,10 @@ def cluster_cells(rng: np.random.Generator, expression: FloatArray, n_clusters: 
     # two equal rows would give k-means an empty cluster
     start = np.unique(z[some], axis=0)
     start = start[rng.permutation(len(start))[:n_clusters]]
-    centres, _ = kmeans2(z[some], start, iter=15, minit="matrix", missing="warn", rng=rng)
+    with warnings.catch_warnings():
+        # a cluster that loses all its cells keeps its centre, which is what is wanted
+        warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
+        centres, _ = kmeans2(z[some], start, iter=15, minit="matrix", missing="warn", rng=rng)
     return cKDTree(centres).query(z)[1]
 
 

@@ -114,6 +114,8 @@ def train(
     datasets: int = 160,
     head_datasets: int = 100,
     held_out: int = 24,
+    validation: int = 6,
+    side: int = 384,
     parent: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -131,8 +133,9 @@ def train(
         Of the model.
     steps
         Of the U-Net.
-    datasets, head_datasets, held_out
-        Studies for the U-Net, for the head, and for the metrics.
+    datasets, head_datasets, held_out, validation, side
+        Studies for the U-Net, for the head, for the metrics, and to choose the checkpoint by;
+        px per side of the fields of all but those for the metrics.
     parent
         Model whose weights the U-Net starts from.
     device, precision
@@ -147,12 +150,14 @@ def train(
     config = unet_config(width=width, steps=steps, name=name, seed=seed)
     pool = out / "studies"
     log.info("simulating %d studies", datasets)
-    source = simulate_studies(pool, StudyConfig(seed * 10_000, datasets), workers=workers)
-    check = simulate_studies(pool, StudyConfig(VALIDATION, 6, labels="truth"), workers=workers, shard=6)
+    source = simulate_studies(pool, StudyConfig(seed * 10_000, datasets, side=side), workers=workers)
+    check = simulate_studies(
+        pool, StudyConfig(VALIDATION, validation, side=side, labels="truth"), workers=workers
+    )
     weights, said = first_weights(parent)
     result = fit(source, check, config, out=out / "unet", device=device, precision=precision, weights=weights)
     log.info("U-Net done: %s; simulating %d studies for the head", dict(result.metrics), head_datasets)
-    unseen = simulate_studies(pool, StudyConfig(HEAD, head_datasets), workers=workers)
+    unseen = simulate_studies(pool, StudyConfig(HEAD, head_datasets, side=side), workers=workers)
     where = resolve_device(device)
     net = result.net.to(where)
     markers = list(marker_cells(net, unseen, HeadTraining(seed=seed), device=where))

@@ -1,0 +1,41 @@
+"""From a tile's probabilities to sums and maps, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from nimbus_sd._core.errors import WeightsError
+from nimbus_sd.arrays import Tile, TilePlan
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device ran out of memory."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(
+        hint in str(error).lower() for hint in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+def sum_planes(gather: sparse.csr_array, planes: np.ndarray) -> np.ndarray:
+    """Sum probabilities ``(g, y, x)`` over the labels: float64 ``(n, g)``."""
+    return np.stack([gather @ p.reshape(-1).astype(np.float64) for p in planes], axis=1)
+
+
+def check_finite(sums: np.ndarray, name: str) -> None:
+    """Raise :class:`WeightsError` if the network `name` gave what is no number."""
+    if not np.isfinite(sums).all():
+        msg = f"model {name!r} gave NaN or infinite probabilities; its weights are damaged: load them again"
+        raise WeightsError(msg)
+
+
+def full_resolution(by_view: list[np.ndarray], plan: TilePlan, tile: Tile) -> np.ndarray:
+    """Mean over the views at the image's resolution, ``(g, y, x)`` of the owned pixels."""
+    mean = np.mean(by_view, axis=0)
+    y, x = (
+        axis.model_index(o.start, o.stop) - c.start
+        for axis, o, c in zip((plan.y, plan.x), tile.owned, tile.core, strict=True)
+    )
+    return mean[:, y][:, :, x]

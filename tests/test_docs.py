@@ -1,0 +1,24 @@
+"""Every code block of the documentation runs, page by page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = {page.stem: BLOCK.findall(page.read_text(encoding="utf-8")) for page in sorted(DOCS.glob("*.md"))}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
+def test_code_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names: dict[str, object] = {}
+    for block in PAGES[page]:
+        exec(compile(block, f"docs/{page}.md", "exec"), names)  # noqa: S102
+
+
+def test_there_are_pages_with_code():
+    assert {"learn", "weights"} <= {name for name, blocks in PAGES.items() if blocks}
