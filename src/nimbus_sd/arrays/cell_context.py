@@ -8,12 +8,11 @@ from scipy.spatial import cKDTree
 _STEPS = np.arange(0, 0.976, 0.025)
 LEVELS = np.concatenate([_STEPS, [0.98, 0.99, 0.995, 0.999, 1.0]])
 """Quantile levels of the square root of cell intensity that a context holds."""
-_SHOWN = np.searchsorted(LEVELS, [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999])
 _MEDIAN, _TOP, _PEAK = np.searchsorted(LEVELS, [0.5, 0.99, 0.999])
 _STATISTICS = ("mean_negative", "mean_positive", "sd_negative", "sd_positive", "share", "otsu")
 CONTEXT_NAMES = (*(f"q{level:.3f}" for level in LEVELS), *_STATISTICS)
 """Columns of a context."""
-N_FEATURES = 13 + len(_SHOWN) + len(_STATISTICS) + 1
+N_FEATURES = 14
 NEIGHBOURS = 6
 _BINS = 256
 _ROOM = 0.01
@@ -110,6 +109,9 @@ def cell_features(
 ) -> np.ndarray:
     """Features of one marker's cells: what they show, and where that lies among the dataset's cells.
 
+    The context enters only relative to the cell: as values of its own it would tell the
+    training datasets apart, and mislead on others.
+
     Parameters
     ----------
     score, intensity
@@ -127,7 +129,7 @@ def cell_features(
     """
     p = np.clip(score, 1e-4, 1 - 1e-4)
     s, around = np.sqrt(np.maximum(intensity, 0)), np.sqrt(np.maximum(neighbours, 0))
-    quantiles, (negative, positive, sd_negative, sd_positive, share, otsu) = np.split(
+    quantiles, (negative, positive, sd_negative, _, _, otsu) = np.split(
         context.astype(np.float64), [len(LEVELS)]
     )
     rank = np.interp(s, quantiles, LEVELS)
@@ -146,18 +148,6 @@ def cell_features(
         np.log((s + _ROOM) / (quantiles[_MEDIAN] + _ROOM)),
         np.clip((s - negative) / (positive - negative + 0.02), -3, 5),
         np.sign(z) * np.log1p(np.abs(z)),
+        np.log((s + _ROOM) / (otsu + _ROOM)),
     ]
-    same = [
-        *quantiles[_SHOWN],
-        negative,
-        positive,
-        sd_negative,
-        sd_positive,
-        share,
-        np.log(positive / (negative + _ROOM) + _ROOM),
-    ]
-    out = np.empty((len(s), N_FEATURES), np.float32)
-    out[:, : len(cell)] = np.stack(cell, axis=1)
-    out[:, len(cell) : -1] = same
-    out[:, -1] = np.log((s + _ROOM) / (otsu + _ROOM))
-    return out
+    return np.stack(cell, axis=1).astype(np.float32)

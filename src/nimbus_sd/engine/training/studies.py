@@ -34,7 +34,9 @@ class StudyConfig:
         Fields of each, markers, px per side.
     labels
         ``"truth"``; ``"silver"``: as clustering would give them, some 10 % wrong; or
-        ``"both"``: silver for every other study.
+        ``"both"``: silver for one study in `silver_every`.
+    silver_every
+        See `labels`.
     """
 
     first: int = 0
@@ -43,18 +45,27 @@ class StudyConfig:
     n_channels: int = 6
     side: int = 384
     labels: str = "both"
+    silver_every: int = 2
 
     def __post_init__(self) -> None:
         if self.labels not in LABELS:
             msg = f"StudyConfig.labels={self.labels!r}; valid: {', '.join(LABELS)}"
             raise InputError(msg)
-        if min(self.n_datasets, self.n_fields, self.n_channels) < 1 or self.side < 32:
-            msg = f"StudyConfig needs positive numbers and at least 32 px a side, got {self}"
+        if (
+            min(self.n_datasets, self.n_fields, self.n_channels) < 1
+            or self.side < 32
+            or self.silver_every < 2
+        ):
+            msg = (
+                f"StudyConfig needs positive numbers, silver_every ≥ 2 and at least 32 px a side, got {self}"
+            )
             raise InputError(msg)
 
     def is_silver(self, study: int) -> bool:
         """Whether a study's cells carry silver labels."""
-        return self.labels == "silver" or (self.labels == "both" and (self.first + study) % 2 == 1)
+        return self.labels == "silver" or (
+            self.labels == "both" and (self.first + study) % self.silver_every == 1
+        )
 
 
 class StudySource:
@@ -158,7 +169,8 @@ def simulate_studies(
         if (n := min(shard, config.n_datasets - at))
     ]
     names = [
-        folder / f"{p.labels}-{p.first}-{p.n_datasets}x{p.n_fields}x{p.n_channels}x{p.side}" for p in parts
+        folder / f"{p.labels}{p.silver_every}-{p.first}-{p.n_datasets}x{p.n_fields}x{p.n_channels}x{p.side}"
+        for p in parts
     ]
     todo = [(p, str(n)) for p, n in zip(parts, names, strict=True) if not n.exists()]
     if workers > 1 and len(todo) > 1:
