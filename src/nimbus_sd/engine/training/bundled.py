@@ -37,7 +37,8 @@ log = logging.getLogger("nimbus_sd")
 
 TRAINING_DATA = (
     "Studies simulated by nimbus_sd.simulation (tissue, segmentation errors, markers and platforms with "
-    "known X
+    "known truth), one in two (U-Net) or three (cell head) labelled by clustering integrated expression "
+    "instead; no measured image was used."
 )
 LIMITS = (
     "Trained on simulated tissue only. Scores depend on the dataset they are computed over: predict a "
@@ -157,7 +158,8 @@ def train(
     weights, said = first_weights(parent)
     result = fit(source, check, config, out=out / "unet", device=device, precision=precision, weights=weights)
     log.info("U-Net done: %s; simulating %d studies for the head", dict(result.metrics), head_datasets)
-    unseen = simulate_studies(pool, StudyConfig(HEAD, head_datasets, side=side, silver_every=3), workers=workers)
+    others = StudyConfig(HEAD, head_datasets, side=side, silver_every=3)
+    unseen = simulate_studies(pool, others, workers=workers)
     where = resolve_device(device)
     net = result.net.to(where)
     markers = list(marker_cells(net, unseen, HeadTraining(seed=seed), device=where))
