@@ -80,8 +80,8 @@ def copy(root, tmp_path, edit):
     ("edit", "message"),
     [
         (lambda g: g.assign(activity=3), "activity"),
-        (lambda g: g.assign(channel="CD99"), r"no channels \['CD99'\]"),
-        (lambda g: g.assign(fov="other"), r"no fields \['other'\]|appear twice"),
+        (lambda g: g[g.channel == "CD3"].assign(channel="CD99"), r"no channels \['CD99'\]"),
+        (lambda g: g[g.fov == "fov1"].assign(fov="other"), r"no fields \['other'\]"),
         (lambda g: pd.concat([g, g.head(1)]), "appear twice"),
         (lambda g: g.drop(columns="fov"), r"no column \['fov'\]"),
         (lambda g: g.assign(dataset="codex_colon"), "no rows of dataset 'mibi_breast'"),

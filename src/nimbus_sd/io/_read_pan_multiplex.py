@@ -144,7 +144,7 @@ def _read_gold(path: Path) -> pd.DataFrame:
     key = ["dataset", "fov", "cell_id", "channel"]
     twice = gold.duplicated(key)
     if twice.any():
-        first = gold.loc[twice, key].iloc[0].tolist()
+        first = ", ".join(map(str, gold.loc[twice, key].iloc[0]))
         msg = f"{path}: {int(twice.sum())} cells and channels appear twice, first {first}"
         raise InputError(msg)
     return gold

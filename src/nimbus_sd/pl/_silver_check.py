@@ -35,8 +35,8 @@ def silver_check(
 ) -> Any:
     """Draw the intensities of positive and negative cells, marker by marker.
 
-    Histograms of the square root of the intensity, as shares of their class, each
-    class scaled to its own peak, the worst marker first. Printed: AUROC of the
+    Histograms of the square root of the intensity, each class scaled to its own peak, on
+    a square-root axis, the worst marker first; the last bar holds what is brighter. Printed: AUROC of the
     intensity for the label (red below 0.7), share of dim positives (below the median
     negative cell) and of bright negatives (above the median positive one).
 
@@ -103,7 +103,8 @@ def silver_check(
             ax.set_axis_off()
         handles, said = axes[0].get_legend_handles_labels()
         fig.legend(handles, said, loc="outside lower center", ncols=2)
-        fig.supxlabel("√ intensity", fontsize=8.5)
+        for ax in axes[max(len(drawn) - columns, 0) : len(drawn)]:
+            ax.set_xlabel("√ intensity")
         return fig, axes[: len(drawn)]
 
     fig, axes = style.with_style(build)
@@ -113,17 +114,21 @@ def silver_check(
 def _panel(ax: Axes, name: str, labels: np.ndarray, intensity: np.ndarray, check: np.ndarray) -> None:
     root = np.sqrt(np.maximum(intensity, 0))
     known = ~np.isnan(labels) & ~np.isnan(root)
-    edges = np.linspace(0, max(float(np.quantile(root[known], 0.995)), 1e-6), _BINS + 1)
+    # both classes must show, however rare one is
+    tops = [float(np.quantile(root[known & (labels == value)], 0.98)) for value in (0, 1)]
+    edges = np.linspace(0, max(*tops, 1e-6), _BINS + 1)
     for value, colour, said in (
         (0, style.TRUE_NEGATIVE, "labelled negative"),
         (1, style.TRUE_POSITIVE, "labelled positive"),
     ):
         counts = np.histogram(np.minimum(root[known & (labels == value)], edges[-1]), edges)[0]
-        ax.stairs(counts / max(counts.max(), 1), edges, color=colour, lw=1, label=said)
-        ax.stairs(counts / max(counts.max(), 1), edges, color=colour, fill=True, alpha=0.18, lw=0)
+        # square root, or a tail beside many dark cells would not show
+        height = np.sqrt(counts / max(counts.max(), 1))
+        ax.stairs(height, edges, color=colour, lw=1, label=said)
+        ax.stairs(height, edges, color=colour, fill=True, alpha=0.18, lw=0)
     found = dict(zip(CHECKS, check, strict=True))
     poor = found["auroc"] < _POOR
-    ax.set_title(f"{name}  {found['auroc']:.2f}", color="#B2182B" if poor else "black", pad=3)
+    ax.set_title(f"{name}, AUROC {found['auroc']:.2f}", color="#B2182B" if poor else "black", pad=3)
     ax.text(
         0.97, 0.95,
 f"n⁺ {found['n_positive']:,.0f}\n"
