@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import typer
 
 from nimbus_sd._core.errors import NimbusError
+from nimbus_sd.cli._warnings import one_line_each
 from nimbus_sd.cli.benchmark import benchmark
 from nimbus_sd.cli.convert import convert
 from nimbus_sd.cli.demo import demo
@@ -17,8 +19,6 @@ from nimbus_sd.cli.train import finetune, train
 
 app = typer.Typer(
     name="nimbus-sd",
-    help="Marker positivity for every cell of a SpatialData object, read from the pixels.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 for command in (convert, predict, train, finetune, demo, models):
@@ -26,12 +26,32 @@ for command in (convert, predict, train, finetune, demo, models):
 app.add_typer(benchmark, name="benchmark")
 
 
+def _say_version(asked: bool) -> None:  # noqa: FBT001
+    if asked:
+        from nimbus_sd._core.version import __version__
+
+        typer.echo(f"nimbus-sd {__version__}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop."),
+]
+
+
+@app.callback(no_args_is_help=True)
+def _program(version: _Version = False) -> None:
+    """Marker positivity for every cell of a SpatialData object, read from the pixels."""
+
+
 def main() -> None:
     """Run the program; expected errors become one message and exit code 1."""
     # warns once per labels element of every SpatialData store, with nothing for the user to do
     logging.getLogger("ome_zarr").setLevel(logging.ERROR)
     try:
-        app()
+        with one_line_each():
+            app()
     except NimbusError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

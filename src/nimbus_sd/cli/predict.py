@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._options import channel_choice, open_store, split_names
 
@@ -18,11 +19,30 @@ def predict(
     channels: Annotated[str, typer.Option(help="auto, all, or comma-separated names.")] = "auto",
     model: Annotated[str, typer.Option(help="Registered name, folder or file.")] = "nimbus-sd-s",
     mpp: Annotated[float | None, typer.Option(help="µm per px, if the store does not say.")] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Normalisation quantile; the model's card says it when left out.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="Normalisation rule: dataset, fov_mean; likewise.")] = None,
     views: Annotated[int, typer.Option(help="Test-time views: 1 or 8.")] = 1,
+    score_std: Annotated[
+        bool, typer.Option("--score-std", help="Also store the spread over the views, which must be 8.")
+    ] = False,
     maps: Annotated[str | None, typer.Option(help="Also write score maps under this name.")] = None,
     table: Annotated[str, typer.Option(help="Table to write.")] = "nimbus",
+    into: Annotated[
+        str | None,
+        typer.Option(
+            help='Existing table of the same labels that gets the scores as layer "nimbus" instead.'
+        ),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the cell table as CSV.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a table or CSV that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a table, layer or CSV that exists.")] = False,
+    coordinate_system: Annotated[
+        str | None, typer.Option(help="Where elements are compared and positions given.")
+    ] = None,
+    exclude: Annotated[
+        str, typer.Option(help="Pattern of channels that --channels auto leaves out.", show_default=False)
+    ] = NOT_MARKERS,
     tile: Annotated[int | None, typer.Option(help="Tile side in model px.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
@@ -46,19 +66,27 @@ def predict(
         channels=channel_choice(channels),
         model=model,
         mpp=mpp,
+        quantile=quantile,
+        rule=rule,
         views=views,
+        score_std=score_std,
         maps=maps,
         table=table,
+        into=into,
         overwrite=overwrite,
         write=True,
+        coordinate_system=coordinate_system,
+        exclude=exclude,
         tile=tile,
         device=device,
         precision=precision,
         n_threads=n_threads,
         progress=progress,
     )
-    result = sdata.tables[table]
-    typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {store}/tables/{table}")
+    layer = None if into is None else "nimbus"
+    result = sdata.tables[into or table]
+    where = f"{store}/tables/{into or table}" + (f", layer {layer}" if layer else "")
+    typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {where}")
     if csv is not None:
-        io.write_cell_table(result, csv, overwrite=overwrite)
+        io.write_cell_table(result, csv, layer=layer, overwrite=overwrite)
         typer.echo(f"cell table -> {csv}")

@@ -37,9 +37,8 @@ class HeadTraining:
     gain_low, gain_high
         Limits of the log-uniform factor on a marker's intensities: real scales are set by
         finer and noisier pixels than the simulated ones.
-    cells, empty
-        Most cells of a marker that are learnt from; how many times more those of a marker
-        that no cell is positive for weigh.
+    cells
+        Most cells of a marker that are learnt from.
     smoothing
         Label smoothing.
     seed
@@ -54,7 +53,6 @@ class HeadTraining:
     gain_low: float = 0.5
     gain_high: float = 1.4
     cells: int = 800
-    empty: float = 3.0
     smoothing: float = 0.02
     seed: int = 0
 
@@ -175,8 +173,7 @@ def _examples(markers: list[MarkerCells], config: HeadTraining) -> tuple[AnyArra
             known = np.flatnonzero(~np.isnan(cells.target))
             rows = rng.permutation(known)[:most]
             if len(rows):
-                times = 1.0 if (marker.target == 1).any() else config.empty
-                weight = np.full(len(rows), times / np.sqrt(len(rows)))
+                weight = np.full(len(rows), 1 / np.sqrt(len(rows)))
                 parts.append((cells.features()[rows], cells.target[rows], weight))
     if not parts:
         msg = "no cell of the studies has a label"

@@ -101,4 +101,5 @@ def held_out_metrics(
     for cells in marker_cells(net, source, HeadTraining(gain_low=0.35, gain_high=1.8), device=device):
         score = cells.score if head is None else head_scores(head, cells.features())
         scored.append((cells, score))
-    return {k: round(v, 4) for k, v in summarise(scored).items()}
+    # what can't be measured has no place on a card: JSON knows no NaN
+    return {k: round(v, 4) for k, v in summarise(scored).items() if np.isfinite(v)}
