@@ -1,7 +1,9 @@
 """The command line on small TIFF trees: what it writes, and what it says when it can't."""
 
+import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ import pytest
 import spatialdata as sd
 import tifffile
 
-from nimbus_sd import cli, datasets
+from nimbus_sd import __version__, cli, datasets
+from nimbus_sd._core.errors import NimbusWarning
+from nimbus_sd.cli._warnings import one_line_each
 
 CHANNELS = ["HH3", "CD3", "CD20"]
 
@@ -60,6 +64,82 @@ def test_convert_predict_csv(nimbus, tree):
     assert list(table.var_names) == ["CD20", "CD3"]
     written = pd.read_csv(csv)
     np.testing.assert_allclose(written[["CD20", "CD3"]], table.X, atol=1e-6)
+
+
+def test_predict_takes_the_options_of_the_function(nimbus, tree):
+    store, _ = convert(nimbus, tree)
+    assert nimbus("predict", store, "--no-progress", "--exclude", "CD3")[0] == 0
+    first = sd.read_zarr(store)["nimbus"]
+    assert list(first.var_names) == ["CD20", "HH3"]
+    first.X[:] = 0.25
+    options = ("--into", "first", "--quantile", 0.9, "--rule", "fov_mean", "--no-progress")
+    sdata = sd.read_zarr(store)
+    sdata["first"] = first
+    sdata.write_element("first")
+    code, out, err = nimbus("predict", store, *options, "--csv", tree / "into.csv")
+    assert (code, "tables/first, layer nimbus" in out) == (0, True), err
+    joined = sd.read_zarr(store)["first"]
+    assert (joined.X == 0.25).all()
+    fitted = json.loads(joined.uns["nimbus"]["normalization"])
+    assert (fitted["quantile"], fitted["rule"]) == (0.9, "fov_mean")
+    csv = pd.read_csv(tree / "into.csv")[["CD20", "HH3"]]
+    np.testing.assert_allclose(csv, joined.layers["nimbus"], atol=1e-6)
+    options = ("--table", "spread", "--views", 8, "--score-std", "--coordinate-system", "fov0")
+    code, _, err = nimbus("predict", store, *options, "--labels", "fov0_labels", "--no-progress")
+    assert code == 0, err
+    assert (sd.read_zarr(store)["spread"].layers["score_std"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rule", "median"), "valid: dataset, fov_mean"),
+        (("--exclude", "["), "not a regular expression"),
+        (("--score-std",), "pass views=8"),
+        (("--into", "nothing"), "no table 'nothing'"),
+        (("--coordinate-system", "moon"), "'moon'"),
+    ],
+)
+def test_options_that_do_not_fit_write_nothing(nimbus, tree, options, said):
+    store, _ = convert(nimbus, tree)
+    code, _, err = nimbus("predict", store, "--no-progress", *options)
+    assert code == 1
+    assert said in err
+    assert not sd.read_zarr(store).tables
+
+
+def test_our_warnings_are_one_line_and_the_libraries_silent(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "warnoptions", [])
+    usual = warnings.showwarning
+    with one_line_each():
+        # as libraries do when they are imported
+        warnings.simplefilter("always")
+        for _ in range(2):
+            warnings.warn("dim\n  channels", NimbusWarning, stacklevel=1)
+        warnings.warn("nothing for you to do", FutureWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: dim channels\n"
+    assert warnings.showwarning is usual
+    monkeypatch.setattr(sys, "warnoptions", ["default"])
+    with one_line_each():
+        warnings.simplefilter("always")
+        with pytest.warns(FutureWarning, match="asked for"):
+            warnings.warn("asked for", FutureWarning, stacklevel=1)
+
+
+def test_a_warning_of_predict_is_one_line(nimbus, tree):
+    for fov in ("fov0", "fov1"):
+        tifffile.imwrite(tree / "image_data" / fov / "CD3.tiff", np.zeros((96, 128), "uint16"))
+    store, _ = convert(nimbus, tree)
+    code, _, err = nimbus("predict", store, "--no-progress")
+    assert code == 0
+    lines = [line for line in err.splitlines() if line.startswith("warning:")]
+    assert lines == ["warning: empty channels: CD3 (all pixels are 0; every score will be near 0)"]
+    assert "warnings.warn" not in err
+
+
+def test_version(nimbus):
+    code, out, _ = nimbus("--version")
+    assert (code, out) == (0, f"nimbus-sd {__version__}\n")
 
 
 def test_a_folder_that_is_no_store_is_left_alone(nimbus, tree):

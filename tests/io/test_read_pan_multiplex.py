@@ -81,8 +81,11 @@ def copy(root, tmp_path, edit):
     [
         (lambda g: g.assign(activity=3), "activity"),
         (lambda g: g[g.channel == "CD3"].assign(channel="CD99"), r"no channels \['CD99'\]"),
-        (lambda g: g[g.fov == "fov1"].assign(fov="other"), r"no fields \['other'\]"),
+        (lambda g: g[g.fov == "fov1"].assign(fov="other"), r"no fields.*other"),
         (lambda g: pd.concat([g, g.head(1)]), "appear twice"),
+        (lambda g: g.assign(cell_id=0), "cell_id 0; valid"),
+        (lambda g: g.assign(cell_id=g.cell_id.where(g.cell_id > 1)), "cell_id nan; valid"),
+        (lambda g: g.assign(cell_id=g.cell_id + 0.5), "whole numbers"),
         (lambda g: g.drop(columns="fov"), r"no column \['fov'\]"),
         (lambda g: g.assign(dataset="codex_colon"), "no rows of dataset 'mibi_breast'"),
     ],
@@ -92,6 +95,15 @@ def test_what_does_not_fit_is_named(root, tmp_path, edit, message):
         nb.io.read_pan_multiplex(copy(root, tmp_path, edit), datasets=["mibi_breast"])
 
 
+def test_pixel_size_is_for_all_or_by_dataset(root):
+    sizes = {"mibi_breast": 0.39, "codex_colon": np.float32(0.25)}
+    found = nb.io.read_pan_multiplex(root, mpp=sizes)
+    read = {name: sdata.attrs["nimbus_sd"]["mpp"] for name, sdata in found.items()}
+    assert read == dict.fromkeys(DATASETS, 0.5) | sizes
+    with pytest.raises(InputError, match=r"mpp names \['mibi'\]"):
+        nb.io.read_pan_multiplex(root, mpp={"mibi": 0.39})
+
+
 def test_missing_datasets_are_said_once_and_unknown_ones_raise(root, tmp_path):
     with pytest.warns(NimbusWarning, match="no codex_colon, mibi_decidua") as said:
         found = nb.io.read_pan_multiplex(copy(root, tmp_path, lambda g: g))
@@ -99,6 +111,8 @@ def test_missing_datasets_are_said_once_and_unknown_ones_raise(root, tmp_path):
     assert list(found) == ["mibi_breast"]
     with pytest.raises(InputError, match="give a list of codex_colon"):
         nb.io.read_pan_multiplex(root, datasets=["imc"])
+    with pytest.raises(InputError, match="a mapping from codex_colon"):
+        nb.io.read_pan_multiplex(root, mpp={"mibi_brest": 0.5})
     with pytest.raises(InputError, match="not found"):
         nb.io.read_pan_multiplex(tmp_path / "nowhere")
 

@@ -81,6 +81,20 @@ def test_the_report_counts_and_flags(adata):
     assert np.isnan(one.loc["CD3", "auroc"])
 
 
+def test_names_and_separators_of_a_file_are_taken_as_they_are(adata, tmp_path):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"other": "NA"})
+    (tmp_path / "m.csv").write_text("cell_type,CD3\nT,1\nB,0\nNA,\n")
+    nb.pp.silver_labels(adata, tmp_path / "m.csv")
+    (tmp_path / "s.csv").write_text("cell_type;CD3\nT;1\n")
+    with pytest.raises(InputError, match="comma-separated"):
+        nb.pp.silver_labels(adata, tmp_path / "s.csv")
+
+
+def test_without_intensities_the_report_says_so(adata):
+    del adata.layers["integrated_expression"]
+    assert (nb.pp.silver_labels(adata, MATRIX).flag == "no intensity").all()
+
+
 def test_excluded_markers_stay_undefined(adata):
     nb.pp.silver_labels(adata, MATRIX, exclude=["CD20"])
     assert adata.to_df("silver")["CD20"].isna().all()
@@ -111,6 +125,10 @@ def test_the_record_survives_a_file(adata, tmp_path):
         (lambda: {"thresholds": {"CD3": "high"}}, InputError, "marker to number"),
         (lambda: {"thresholds": {"CD3": 1}, "layer": "raw"}, ElementNotFoundError, "no layer 'raw'"),
         (lambda: {"assignment": "nowhere.csv"}, InputError, "no file at"),
+        (lambda: {"assignment": "."}, InputError, "no file at"),
+        (lambda: {"assignment": MATRIX[[]]}, InputError, "no cell types or no markers"),
+        (lambda: {"thresholds": {"CD3": np.nan}}, InputError, "none that is finite"),
+        (lambda: {"assignment": MATRIX, "key_added": "nimbus"}, InputError, "is taken by"),
     ],
 )
 def test_bad_input_says_so_and_writes_nothing(adata, change, error, message):

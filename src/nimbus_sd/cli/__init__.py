@@ -26,7 +26,7 @@ for command in (convert, predict, train, finetune, demo, models):
 app.add_typer(benchmark, name="benchmark")
 
 
-def _say_version(asked: bool) -> None:  # noqa: FBT001
+def _say_version(asked: bool) -> None:
     if asked:
         from nimbus_sd._core.version import __version__
 

@@ -57,10 +57,13 @@ def pan_multiplex(
     frame = pd.concat(frames, ignore_index=True)
     typer.echo(
         f"\n{model} calls cells above 0.5. Thresholds of integrated expression ({best:.3g} of the scale, or "
-        "one per dataset and marker) are chosen with these labels in hand, which nobody has in practice."
+        "one per dataset and marker) have the best F1 over all cells, chosen with these labels in hand, "
+        "which nobody has in practice."
     )
     for title, by in (("dataset", "dataset"), ("tissue", "tissue"), ("marker", "marker"), ("all", None)):
         averaged = tl.average_evaluation(frame, by=() if by is None else by)
+        if by is not None:
+            averaged = averaged.sort_values(by, kind="stable")
         columns = [*([] if by is None else [by]), "scores", "n_datasets", "n_samples", *_SHOWN]
         typer.echo(f"\nper {title}\n" if by else "\naverage of the datasets\n")
         typer.echo(averaged.reset_index()[columns].round(3).to_string(index=False))
@@ -79,7 +82,10 @@ def _scored(sdata: SpatialData, options: dict[str, object], *, progress: bool) -
     adata = sdata["nimbus"]
     lost = [n for n in gold.obs_names if n not in adata.obs_names]
     if lost:
-        msg = f"gold labels of cells that the masks lack: {lost[:5]} ({len(lost)} in all)"
+        typer.echo(f"left out: {len(lost)} gold cells that the masks lack, such as {lost[0]}", err=True)
+        gold = gold[gold.obs_names.isin(adata.obs_names)].copy()
+    if gold.n_obs == 0:
+        msg = "no gold cell is in the masks; are they of another segmentation?"
         raise InputError(msg)
     adata = adata[gold.obs_names].copy()
     for column in ("dataset", "platform", "tissue", "fov"):

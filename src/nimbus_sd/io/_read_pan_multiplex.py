@@ -51,22 +51,23 @@ def read_pan_multiplex(
         Which of ``codex_colon, mibi_breast, mibi_decidua, vectra_colon,
         vectra_pancreas``; None takes those that are there.
     mpp
-        µm per px, for all or by dataset. The default is that of a 20x objective, as
-        the dataset's authors treat all of them: images are halved before the network.
+        µm per px, for all or by dataset (0.5 for those left out). The default is that of a
+        20x objective, as the dataset's authors treat all of them: images are halved before
+        the network.
 
     Returns
     -------
-    Dataset to an object as of :func:`nimbus_sd.io.read_fovs`, with a table ``"gold"`` of
-    the annotated cells: ``X`` and ``layers["gold"]`` float32 1 positive, 0 negative, NaN
-    ambiguous or not annotated; ``obs`` ``region``, ``instance_id``, ``fov``, ``dataset``,
-    ``platform``, ``tissue``.
+    Dataset to an object of its annotated fields as of :func:`nimbus_sd.io.read_fovs`, with
+    a table ``"gold"`` of the annotated cells: ``X`` and ``layers["gold"]`` float32 1
+    positive, 0 negative, NaN ambiguous or not annotated; ``obs`` ``region``,
+    ``instance_id``, ``fov``, ``dataset``, ``platform``, ``tissue``.
 
     Raises
     ------
     InputError
         If there is no dataset or no gold CSV; a name is unknown; a mask is missing or
         ambiguous; or the CSV names fields or channels that the images lack, cells
-        twice, or an activity other than 0, 1, 2.
+        twice, a cell id that is no label, or an activity other than 0, 1, 2.
 
     References
     ----------
@@ -91,6 +92,11 @@ def read_pan_multiplex(
     1.0
     """
     folder = Path(root)
+    sizes = dict(mpp) if isinstance(mpp, Mapping) else dict.fromkeys(DATASETS, mpp)
+    unknown = [d for d in sizes if d not in DATASETS]
+    if unknown:
+        msg = f"mpp names {unknown}; give a number or a mapping from {', '.join(DATASETS)}"
+        raise InputError(msg)
     chosen = _choose(folder, datasets)
     gold = _read_gold(folder / GOLD_FILE)
     out = {}
@@ -102,8 +108,10 @@ def read_pan_multiplex(
                 f"{', '.join(sorted(set(gold['dataset'])))}. Leave {name!r} out with datasets="
             )
             raise InputError(msg)
-        size = mpp if isinstance(mpp, int | float) else mpp.get(name, _MPP)
-        sdata = read_fovs(folder / name / "fovs", labels=folder / name / "masks", mpp=float(size))
+        size = float(sizes.get(name, _MPP))
+        sdata = read_fovs(
+            folder / name / "fovs", labels=folder / name / "masks", mpp=size, fovs=list(rows["fov"].unique())
+        )
         sdata["gold"] = _gold_table(name, rows, sdata)
         out[name] = sdata
     return out
@@ -111,7 +119,7 @@ def read_pan_multiplex(
 
 def _choose(folder: Path, datasets: Sequence[str] | None) -> list[str]:
     unknown = [d for d in datasets or () if d not in DATASETS]
-    if unknown or isinstance(datasets, str):
+    if unknown or isinstance(datasets, str) or (datasets is not None and not datasets):
         msg = f"datasets={datasets!r}: give a list of {', '.join(DATASETS)}"
         raise InputError(msg)
     there = [d for d in DATASETS if (folder / d / "fovs").is_dir() and (folder / d / "masks").is_dir()]
@@ -132,15 +140,25 @@ def _read_gold(path: Path) -> pd.DataFrame:
     if not path.is_file():
         msg = f"no gold labels at {path}"
         raise InputError(msg)
-    gold = pd.read_csv(path, dtype={"fov": str, "channel": str})
+    try:
+        gold = pd.read_csv(path, dtype={"fov": str, "channel": str})
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        msg = f"{path} is not a CSV table ({error})"
+        raise InputError(msg) from error
     missing = [c for c in _COLUMNS if c not in gold]
     if missing:
         msg = f"{path}: no column {missing}; wanted {', '.join(_COLUMNS)}"
         raise InputError(msg)
     wrong = ~gold["activity"].isin([0, 1, 2])
     if wrong.any():
-        msg = f"{path}: activity {gold['activity'][wrong].iloc[0]!r}; valid: 0 (negative), 1 (positive), 2"
+        msg = f"{path}: activity {gold['activity'][wrong].iloc[0]}; valid: 0 (negative), 1 (positive), 2"
         raise InputError(msg)
+    ids = pd.to_numeric(gold["cell_id"], errors="coerce")
+    broken = ids.isna() | (ids % 1 != 0) | (ids < 1)
+    if broken.any():
+        msg = f"{path}: cell_id {gold['cell_id'][broken].iloc[0]}; valid: whole numbers from 1"
+        raise InputError(msg)
+    gold["cell_id"] = ids.astype(np.int64)
     key = ["dataset", "fov", "cell_id", "channel"]
     twice = gold.duplicated(key)
     if twice.any():

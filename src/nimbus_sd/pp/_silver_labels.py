@@ -64,8 +64,8 @@ def silver_labels(
     ``n_undefined``; ``auroc`` of the intensity for the label; ``dim_positives``, share of
     positive cells below the median negative one; ``bright_negatives``, share of negative
     cells above the median positive one; ``flag``: ``"poor"`` where the AUROC is below
-    0.7, ``"one class"``, or ``""``. NaN where there is no intensity or one class. Also
-    writes
+    0.7, ``"one class"``, ``"no intensity"`` (name its layer), or ``""``. Labels from
+    thresholds on the same intensities have an AUROC of 1, which says nothing. Also writes
 
     - ``layers[key_added]`` float32 ``(n_obs, n_vars)``: 1, 0, NaN; markers that no one
       assigns are NaN;
@@ -97,6 +97,11 @@ def silver_labels(
     check_adata(adata)
     if (assignment is None) == (thresholds is None):
         msg = "give an assignment matrix or thresholds, one of the two"
+        raise InputError(msg)
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    if key_added in ("X", "integrated_expression", "nimbus") or key_added == layer:
+        msg = f"key_added={key_added!r} is taken by scores or intensities; name the labels otherwise"
         raise InputError(msg)
     unknown = [m for m in exclude if m not in adata.var_names]
     if unknown:
@@ -140,8 +145,15 @@ def _read_matrix(assignment: pd.DataFrame | str | Path) -> pd.DataFrame:
     where = "the assignment matrix"
     if not isinstance(assignment, pd.DataFrame):
         where = f"the assignment matrix {assignment}"
-        assignment = _read_csv(assignment, index_col=0)
-    for axis, names in (("cell types", assignment.index), ("markers", assignment.columns)):
+        # names such as "NA" are names; only values may be missing
+        assignment = _read_csv(
+            assignment, index_col=0, keep_default_na=False, na_values={"": [""]}, dtype=str
+        )
+        assignment = assignment.replace({"": np.nan})
+    if assignment.empty:
+        msg = f"{where}: no cell types or no markers; is it comma-separated, with cell types first?"
+        raise InputError(msg)
+    for axis, names in (("cell types", assignment.index.astype(str)), ("markers", assignment.columns)):
         if not names.is_unique:
             msg = f"{where}: {axis} repeat: {sorted({str(n) for n in names[names.duplicated()]})}"
             raise InputError(msg)
@@ -174,6 +186,9 @@ def _read_thresholds(thresholds: Any) -> pd.Series:
     except (TypeError, ValueError) as error:
         msg = f"thresholds: marker to number is needed ({error})"
         raise InputError(msg) from error
+    if not np.isfinite(found).all():
+        msg = f"thresholds: {found.index[~np.isfinite(found)].tolist()} have none that is finite"
+        raise InputError(msg)
     if not found.index.is_unique or found.empty:
         what = "markers repeat" if len(found) else "there are none"
         msg = f"thresholds: {what}; give one number per marker"
@@ -184,7 +199,7 @@ def _read_thresholds(thresholds: Any) -> pd.Series:
 def _read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
     try:
         return pd.read_csv(path, **options)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         msg = f"no file at {path}"
         raise InputError(msg) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -222,5 +237,6 @@ def _report(labels: np.ndarray, intensity: np.ndarray, names: list[str]) -> pd.D
     report = pd.DataFrame(rows, index=pd.Index(names, name="marker"), columns=list(CHECKS))
     report = report.astype(dict.fromkeys(_COUNTS, np.int64))
     one = (report.n_positive == 0) | (report.n_negative == 0)
-    report["flag"] = np.where(one, "one class", np.where(report.auroc < _FLAG_BELOW, "poor", ""))
+    poor = np.where(report.auroc.isna(), "no intensity", np.where(report.auroc < _FLAG_BELOW, "poor", ""))
+    report["flag"] = np.where(one, "one class", poor)
     return report
