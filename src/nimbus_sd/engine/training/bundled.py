@@ -113,7 +113,7 @@ def train(
     width: int = 16,
     steps: int = 2400,
     datasets: int = 160,
-    head_datasets: int = 200,
+    head_datasets: int = 100,
     held_out: int = 24,
     validation: int = 6,
     side: int = 384,
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--datasets", type=int, default=160)
-    parser.add_argument("--head-datasets", type=int, default=200)
+    parser.add_argument("--head-datasets", type=int, default=100)
     parser.add_argument("--parent", help="model that the U-Net starts from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
