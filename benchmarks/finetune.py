@@ -56,7 +56,7 @@ def main() -> None:
     # only cells whose type could be carried over both ways
     kinds = truth.loc[table.obs_names]
     table.obs["cell_type"] = kinds.cell_type.where(kinds.sure)
-    table = sd.models.TableModel.parse(table, region=regions, region_key="region", instance_key="instance_id")
+    table.uns["spatialdata_attrs"]["region"] = regions
     nb.pp.silver_labels(table, matrix, cell_type_key="cell_type")
     four["silver"] = table
     mine = nb.tl.finetune(
