@@ -117,12 +117,14 @@ def _examples():
         f"nimbus_sd.arrays.{m}"
         for m in (
             "calibration",
+            "cell_context",
             "confounders",
             "evaluation",
             "metrics",
             "mixture",
             "recalibration",
             "reliability",
+            "silver",
         )
     }
     names |= {"nimbus_sd.engine.normalization", "nimbus_sd.testing.strategies"}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
-from nimbus_sd.pl._score_distribution import _auroc, separation
+from nimbus_sd.pl._score_distribution import separation
 from nimbus_sd.pl._style import NEUTRAL
 
 
@@ -89,13 +88,6 @@ def test_separation_equals_the_slow_search():
     assert separation(np.linspace(0, 1, 2001)) == pytest.approx(0.75, abs=1e-3)
     assert separation(np.array([0.0, 0, 1, 1])) == pytest.approx(1)
     assert np.isnan(separation(np.ones(5)))
-
-
-def test_auroc_equals_sklearn():
-    rng = np.random.default_rng(4)
-    negative, positive = rng.integers(0, 6, 40) / 6, rng.integers(2, 8, 30) / 8
-    y = np.r_[np.zeros(40), np.ones(30)]
-    assert _auroc(negative, positive) == pytest.approx(roc_auc_score(y, np.r_[negative, positive]))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def fit_context(score: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> context = fit_context(np.array([0.1, 0.9]), np.array([0.04, 0.64]))
-    >>> dict(zip(CONTEXT_NAMES, context.round(2).tolist()))["mean_positive"]
+    >>> round(float(context[CONTEXT_NAMES.index("mean_positive")]), 2)
     0.74
     """
     if not len(score):

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, PercentFormatter
-from scipy.stats import rankdata
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd.arrays.metrics import auroc
 from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._table import check_table, pick_markers, scales, values
 
@@ -186,7 +186,8 @@ def _histogram(ax: Axes, column: np.ndarray, truth: np.ndarray | None, bins: int
     if truth is not None and not np.isnan(truth[finite]).all():
         parts = [(finite & (truth == 0), style.TRUE_NEGATIVE), (finite & (truth == 1), style.TRUE_POSITIVE)]
         if all(mask.any() for mask, _ in parts):
-            text += f"\nAUROC {_auroc(column[parts[0][0]], column[parts[1][0]]):.2f}"
+            both = parts[0][0] | parts[1][0]
+            text += f"\nAUROC {auroc(parts[1][0][both].astype(np.float64), column[both]):.2f}"
     for mask, colour in parts:
         share = np.histogram(column[mask], edges)[0] / max(1, mask.sum())
         ax.stairs(share, edges, fill=True, color=colour, alpha=0.45, lw=0)
@@ -213,11 +214,6 @@ def separation(column: np.ndarray) -> float:
     total, left = x.sum(), np.cumsum(x)[:-1]
     gap = left / n - (total - left) / (x.size - n)
     return float((n * (x.size - n) * gap**2).max() / x.size**2 / x.var())
-
-
-def _auroc(negative: np.ndarray, positive: np.ndarray) -> float:
-    ranks = rankdata(np.concatenate([negative, positive]))[negative.size :]
-    return float((ranks.mean() - (positive.size + 1) / 2) / negative.size)
 
 
 def _legend(fig: Figure, classes: np.ndarray | None) -> None:
