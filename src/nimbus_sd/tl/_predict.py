@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def predict(
         device=device,
         precision=precision,
         per_view=score_std,
-        intensity=True,
+        intensity=integrated_expression and into is None,
     )
     if score_std and into is not None:
         msg = "score_std=True writes a layer of a new table; leave it out with into=, or leave into= out"
@@ -202,7 +203,10 @@ def predict(
     map_names = [] if maps is None else [map_name(maps, s, len(regions)) for s in samples.samples]
     new_table = table if into is None else None
     check_map_names(sdata, map_names, table=new_table, overwrite=overwrite, write=write)
-    predictor = Predictor(load(model), config)
+    loaded = load(model)
+    if loaded.head is not None:
+        config = replace(config, intensity=True)
+    predictor = Predictor(loaded, config)
     known = None if context is None else read_context(context, samples.channels)
     for s in samples.samples:
         predictor.plan(s.sample)

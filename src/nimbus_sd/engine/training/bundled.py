@@ -16,7 +16,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def train(
     # safetensors writes files that only their owner can read; weights go into packages
     (out / "weights" / card.weights_file).chmod(0o644)
     log.info("%s", json.dumps(metrics))
-    return replace(card)
+    return card
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
