@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.arrays.metrics import best_threshold
+from nimbus_sd.arrays.reliability import expected_calibration_error
 from nimbus_sd.engine.training import bundled
 from nimbus_sd.engine.training.cell_head import HeadTraining, fit_head, marker_cells
-from nimbus_sd.engine.training.held_out import best_f1, calibration_error, f1
+from nimbus_sd.engine.training.held_out import f1
 from nimbus_sd.engine.training.studies import StudyConfig, StudySource, simulate_studies
 from nimbus_sd.models import UNet, UNetConfig, load
 
@@ -99,11 +101,11 @@ def test_metrics_against_slow_versions():
     truth = rng.random(200) < 0.3
     values = np.round(np.where(truth, 0.6, 0.4) + rng.normal(0, 0.2, 200), 2)
     slow = max(f1(truth, values >= t) for t in np.unique(values))
-    assert best_f1(truth, values) == pytest.approx(slow)
+    assert best_threshold(truth, values)[1] == pytest.approx(slow)
     score = np.clip(values, 0, 1)
     expected = 0.0
     for low in np.arange(15) / 15:
         rows = (score >= low) & ((score < low + 1 / 15) | (low > 0.9))
         if rows.any():
             expected += rows.mean() * abs(score[rows].mean() - truth[rows].mean())
-    assert calibration_error(truth.astype(float), score) == pytest.approx(expected, abs=1e-3)
+    assert expected_calibration_error(truth, score) == pytest.approx(expected, abs=1e-3)

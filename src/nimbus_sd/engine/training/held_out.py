@@ -9,33 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nimbus_sd.arrays.metrics import best_threshold
+from nimbus_sd.arrays.reliability import expected_calibration_error
 from nimbus_sd.engine.head import head_scores
 from nimbus_sd.engine.training.cell_head import HeadTraining, MarkerCells, marker_cells
 from nimbus_sd.engine.training.studies import StudyConfig, StudySource
 from nimbus_sd.models.head import CellHead
 
-_BINS = 15
 _FEW = 10
 
 
 def f1(truth: NDArray[Any], called: NDArray[Any]) -> float:
     """F1 of calls; 0 without a hit."""
     return float(2 * (truth & called).sum() / max(truth.sum() + called.sum(), 1))
-
-
-def best_f1(truth: NDArray[Any], values: NDArray[Any]) -> float:
-    """F1 at the threshold that suits these very labels best."""
-    order = np.argsort(-values, kind="stable")
-    hits, called = np.cumsum(truth[order]), np.arange(1, len(values) + 1)
-    last = np.append(np.diff(values[order]) != 0, True)
-    return float((2 * hits / (truth.sum() + called))[last].max())
-
-
-def calibration_error(truth: NDArray[Any], score: NDArray[Any]) -> float:
-    """Expected calibration error over 15 bins of equal width."""
-    bins = np.minimum((score * _BINS).astype(int), _BINS - 1)
-    gap = np.bincount(bins, score - truth, _BINS)
-    return float(np.abs(gap).sum() / len(score))
 
 
 def summarise(markers: list[tuple[MarkerCells, NDArray[Any]]]) -> dict[str, float]:
@@ -61,14 +47,14 @@ def summarise(markers: list[tuple[MarkerCells, NDArray[Any]]]) -> dict[str, floa
         all_scores.append(s)
         if truth.sum() >= _FEW and (~truth).sum() >= _FEW:
             found.append(f1(truth, s > 0.5))
-            rival.append(best_f1(truth, cells.intensity[known]))
+            rival.append(best_threshold(truth, cells.intensity[known])[1])
         elif not truth.any() and len(truth):
             empty.append(float((s <= 0.5).mean()))
     return {
         "f1": float(np.mean(found)) if found else float("nan"),
         "f1_integrated": float(np.mean(rival)) if rival else float("nan"),
         "specificity_empty": float(np.mean(empty)) if empty else float("nan"),
-        "ece": calibration_error(np.concatenate(all_truth).astype(float), np.concatenate(all_scores)),
+        "ece": expected_calibration_error(np.concatenate(all_truth), np.concatenate(all_scores)),
         "markers": float(len(found)),
     }
 
