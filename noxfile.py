@@ -95,13 +95,26 @@ def parity(session: nox.Session) -> None:
     session.run("pytest", "-m", "parity or realdata", *session.posargs)
 
 
+def _harpy(session: nox.Session) -> str:
+    """Make an environment with harpy, once; return its interpreter."""
+    env = Path(session.create_tmp()) / "harpy"
+    python = env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        session.run("python", "-m", "venv", str(env))
+    session.run(str(python), "-m", "pip", "install", "--quiet", "harpy-analysis==0.4.2", external=True)
+    return str(python)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Print every benchmark's ratios; Nimbus-Inference gets an environment of its own."""
+    """Print every benchmark's ratios; Nimbus-Inference and harpy get environments of their own."""
     _install(session)
     env = Path(session.create_tmp()) / "nimbus-inference"
-    for script in ("forward.py", "integrated_expression.py", "memory.py", "tiles.py", "simulated.py"):
+    for script in ("forward.py", "reader.py", "tiles.py", "simulated.py", "cluster.py", "gpu.py"):
         session.run("python", f"benchmarks/{script}")
+    session.run("python", "benchmarks/memory.py")
+    session.run("python", "benchmarks/memory.py", "--plan")
+    session.run("python", "benchmarks/integrated_expression.py", "--harpy-python", _harpy(session))
     session.run("python", "benchmarks/nimbus_inference.py", "--env", str(env))
     if os.environ.get("NIMBUS_SD_DATA"):
         for script in ("dcis.py", "codex.py"):

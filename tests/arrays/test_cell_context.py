@@ -13,6 +13,7 @@ from nimbus_sd.arrays.cell_context import (
     N_FEATURES,
     cell_features,
     fit_context,
+    nearest_cells,
     neighbour_mean,
     otsu_threshold,
 )
@@ -105,10 +106,10 @@ def test_neighbour_mean_is_the_mean_of_the_nearest_others(n, k, seed):
         )
         if others:
             expected[i] = values[others[:k]].mean(0)
-    np.testing.assert_allclose(neighbour_mean(values, positions, k=k), expected)
+    np.testing.assert_allclose(neighbour_mean(values, nearest_cells(positions, k=k)), expected)
 
 
 def test_cells_at_one_place_do_not_count_themselves():
     values = np.arange(4.0)[:, None]
-    found = neighbour_mean(values, np.zeros((4, 2)), k=3)
+    found = neighbour_mean(values, nearest_cells(np.zeros((4, 2)), k=3))
     np.testing.assert_allclose(found[:, 0], (values.sum() - values[:, 0]) / 3)

@@ -90,6 +90,34 @@ def test_predict_takes_the_options_of_the_function(nimbus, tree):
     assert (sd.read_zarr(store)["spread"].layers["score_std"] >= 0).all()
 
 
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(nimbus, tree):
+    store, _ = convert(nimbus, tree)
+    code, out, err = nimbus("predict", store, "--dry-run", "--views", 8, "--tile-size", 16)
+    assert code == 0, err
+    for word in ("blocks", "tile", "FLOP", "memory", "time"):
+        assert word in out
+    assert not list(sd.read_zarr(store).tables)
+
+
+def test_predict_on_a_scheduler(nimbus, tree):
+    from distributed import LocalCluster
+
+    store, _ = convert(nimbus, tree)
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with warnings.catch_warnings(), LocalCluster(**options) as cluster:
+        warnings.simplefilter("ignore")
+        address = cluster.scheduler_address
+        code, _, err = nimbus("predict", store, "--scheduler", address, "--no-resume", "--no-progress")
+    assert code == 0, err
+    by_workers = sd.read_zarr(store)["nimbus"]
+    assert "workers" in by_workers.uns["nimbus"]["device"]
+    assert nimbus("predict", store, "--overwrite", "--no-progress")[0] == 0
+    np.testing.assert_allclose(by_workers.X, sd.read_zarr(store)["nimbus"].X, atol=1e-2)
+    code, _, err = nimbus("predict", store, "--scheduler", "tcp://127.0.0.1:9", "--overwrite")
+    assert code != 0
+    assert "no dask scheduler answers there" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -178,10 +178,13 @@ def test_maps_cover_the_owned_pixels_of_tiles_with_labels():
     _, sample = counted_sample((1, 96, 64))
     out = np.full((3, *SHAPE), np.nan)
 
-    def keep(tile, markers, probabilities):
-        out[list(markers), tile.owned[0].slice, tile.owned[1].slice] = probabilities
+    class Keep:
+        def write(self, tile, markers, probabilities):
+            # 1 µm per px: model px are the image's
+            y, x = (slice(o.start, o.stop) for o in tile.core)
+            out[list(markers), y, x] = probabilities
 
-    got = predictor(tile=32).run(sample, sample.image.channels, np.full(3, 900.0), on_map=keep)
+    got = predictor(tile=32).run(sample, sample.image.channels, np.full(3, 900.0), sink=Keep())
     labels = sample.labels.array
     for row, i in enumerate(got.ids):
         np.testing.assert_allclose(out[:, labels == i].mean(1), scores(got)[row], atol=1e-6)

@@ -30,5 +30,17 @@ class MissingExtraError(NimbusError, ImportError):
     """A feature whose optional dependency is not installed."""
 
 
+class OutOfMemoryError(InputError, MemoryError):
+    """A tile too large for a device's memory, even with one marker at a time."""
+
+
+class ClusterError(NimbusError, RuntimeError):
+    """Workers that are not there, or that died of a block; what was finished is kept."""
+
+
+class DataError(NimbusError, OSError):
+    """Pixels or labels that are in the store and can't be read; the message names where."""
+
+
 class NimbusWarning(UserWarning):
     """Something legal that the user probably wants to know."""

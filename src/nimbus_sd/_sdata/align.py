@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -76,6 +78,13 @@ def _nearest(
     return (row, column), (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
 
 
+def _fingerprint(inner: str | None, matrix: np.ndarray, shape: tuple[int, int]) -> str | None:
+    if inner is None:
+        return None
+    what = f"{inner} {np.asarray(matrix, np.float64).tolist()} {tuple(map(int, shape))}"
+    return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+
+
 @dataclass(frozen=True)
 class WarpedImage:
     """An image seen on another grid (bilinear; 0 outside), read by rectangle.
@@ -114,6 +123,11 @@ class WarpedImage:
         """Chunks of the image's own grid."""
         return self.source.chunks
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hash of the source's fingerprint and the way it is warped."""
+        return _fingerprint(self.source.fingerprint, self.matrix, self.shape)
+
     def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
         """Return ``(len(channels), y, x)`` pixels of the new grid."""
         rect = _source_rect(self.matrix, y, x, self.source.shape)
@@ -140,6 +154,11 @@ class WarpedLabels:
     def dtype(self) -> np.dtype:
         """The labels' dtype."""
         return self.source.dtype
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hash of the source's fingerprint and the way it is warped."""
+        return _fingerprint(self.source.fingerprint, self.matrix, self.shape)
 
     def read(self, y: Interval, x: Interval) -> np.ndarray:
         """Return ``(y, x)`` label ids of the new grid."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.zarr_source import fingerprint_of, grid_of, read_planes, unreadable, zarr_of
 from nimbus_sd.arrays import Interval
 
 MICRONS = "microns"
@@ -122,24 +125,39 @@ def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
     return float(stored)
 
 
+def _stored(array: Any) -> Any:
+    """The zarr array behind an element where there is one, else its dask or NumPy array."""
+    pixels = array.data if isinstance(array, xr.DataArray) else array
+    found = zarr_of(pixels) if isinstance(pixels, da.Array) else None
+    return pixels if found is None else found
+
+
 def _compute(array: Any) -> np.ndarray:
     # readers are threads already: dask must not start more, nor use a distributed client
     return array.compute(scheduler="synchronous") if isinstance(array, da.Array) else np.asarray(array)
 
 
-def _dask_chunks(array: xr.DataArray) -> tuple[tuple[int, ...], ...]:
-    if isinstance(array.data, da.Array):
-        return array.data.chunks
-    return tuple((n,) for n in array.shape)
-
-
 @dataclass(frozen=True)
 class ElementImage:
-    """An image element as an :class:`~nimbus_sd.engine.source.ImageSource`."""
+    """An image element as an :class:`~nimbus_sd.engine.source.ImageSource`.
+
+    Parameters
+    ----------
+    name
+        For messages.
+    array
+        ``(c, y, x)``; of a DataArray only the pixels are kept. Where they lie in a zarr
+        array as they are, they are read from there, with no dask graph to cull or send.
+    channels
+        One name per channel.
+    """
 
     name: str
-    array: xr.DataArray = field(repr=False)
+    array: Any = field(repr=False)
     channels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "array", _stored(self.array))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -151,25 +169,53 @@ class ElementImage:
         """Pixel dtype."""
         return self.array.dtype
 
-    @property
+    @cached_property
     def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Chunk sizes along c, y, x."""
-        return _dask_chunks(self.array)  # type: ignore[return-value]
+        if isinstance(self.array, zarr.Array):
+            c, y, x = grid_of(self.array)
+            return c, y, x
+        if isinstance(self.array, da.Array):
+            return self.array.chunks
+        c, y, x = ((n,) for n in self.array.shape)
+        return c, y, x
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hash that changes when the stored pixels do; None in memory."""
+        return fingerprint_of(self.array) if isinstance(self.array, zarr.Array) else None
 
     def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
-        """Return ``(len(channels), y, x)`` pixels."""
+        """Return ``(len(channels), y, x)`` pixels.
+
+        Raises
+        ------
+        DataError
+            If a chunk can't be read or decoded.
+        """
+        if isinstance(self.array, zarr.Array):
+            try:
+                return read_planes(self.array, channels, y, x)
+            except MemoryError:
+                raise
+            except Exception as error:
+                planes = [(c, self.channels[c]) for c in channels]
+                raise unreadable(self.array, f"image {self.name!r}", (y, x), error, planes=planes) from error
         first, last = min(channels), max(channels)
         contiguous = channels == list(range(first, last + 1))
         index = slice(first, last + 1) if contiguous else channels
-        return _compute(self.array.data[index, y.slice, x.slice])
+        return _compute(self.array[index, y.slice, x.slice])
 
 
 @dataclass(frozen=True)
 class ElementLabels:
-    """A labels element as a :class:`~nimbus_sd.engine.source.LabelSource`."""
+    """A labels element as a :class:`~nimbus_sd.engine.source.LabelSource`; `array` as in an image's."""
 
     name: str
-    array: xr.DataArray = field(repr=False)
+    array: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "array", _stored(self.array))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -181,6 +227,24 @@ class ElementLabels:
         """Label dtype."""
         return self.array.dtype
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Hash that changes when the stored ids do; None in memory."""
+        return fingerprint_of(self.array) if isinstance(self.array, zarr.Array) else None
+
     def read(self, y: Interval, x: Interval) -> np.ndarray:
-        """Return ``(y, x)`` label ids."""
-        return _compute(self.array.data[y.slice, x.slice])
+        """Return ``(y, x)`` label ids.
+
+        Raises
+        ------
+        DataError
+            If a chunk can't be read or decoded.
+        """
+        if not isinstance(self.array, zarr.Array):
+            return _compute(self.array[y.slice, x.slice])
+        try:
+            return np.asarray(self.array[y.slice, x.slice])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise unreadable(self.array, f"labels {self.name!r}", (y, x), error) from error

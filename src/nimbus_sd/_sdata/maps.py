@@ -1,69 +1,39 @@
-"""Score maps: full-resolution probabilities written region by region as an image element."""
+"""Score maps in the object and in its store: their names, and how one gets there whole or not at all."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-import weakref
+import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import dask.array as da
-import numpy as np
+import dask
+import spatialdata as sd
 import zarr
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel
-from spatialdata.transformations import Affine
+from spatialdata._io.format import SpatialDataContainerFormatV01
 
+from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata.elements import ATTRS_KEY, own_attrs
+from nimbus_sd._sdata.map_element import DTYPES, MapSink, check_dtype, keep_alive, map_element
+from nimbus_sd._sdata.persist import _clean_up, _take_back, put_in_place
 from nimbus_sd._sdata.resolve import ResolvedSample
-from nimbus_sd.arrays import Tile
 
+__all__ = [
+    "DTYPES",
+    "MapSink",
+    "check_dtype",
+    "keep_alive",
+    "map_element",
+    "map_name",
+    "persist_map",
+    "remember_maps",
+]
 
-class MapStore:
-    """A zarr array on disk that receives the probabilities of one sample, float16.
-
-    It lives in a temporary folder, which goes when the object that reads it does.
-
-    Parameters
-    ----------
-    sample
-        Whose grid the map has.
-    channels
-        Markers.
-    """
-
-    def __init__(self, sample: ResolvedSample, channels: Sequence[str]) -> None:
-        self._sample, self._channels = sample, list(channels)
-        self._folder = Path(tempfile.mkdtemp(prefix="nimbus-sd-maps-"))
-        shape = (len(channels), *sample.sample.labels.shape)
-        chunks = (1, *(min(n, 1024) for n in shape[1:]))
-        self._array = zarr.create_array(
-            self._folder / "maps.zarr", shape=shape, chunks=chunks, dtype="float16"
-        )
-
-    def write(self, tile: Tile, markers: Sequence[int], probabilities: np.ndarray) -> None:
-        """Write the owned pixels of a tile; pixels of tiles without labels stay 0."""
-        y, x = tile.owned
-        start = markers[0]
-        self._array[start : start + len(markers), y.slice, x.slice] = probabilities.astype(np.float16)
-
-    def element(self) -> object:
-        """Return the map as a lazy ``Image2DModel`` element on the sample's grid."""
-        lazy = da.from_zarr(self._array)
-        matrix = Affine(self._sample.to_world, input_axes=("x", "y"), output_axes=("x", "y"))
-        out = Image2DModel.parse(
-            lazy,
-            dims=("c", "y", "x"),
-            c_coords=self._channels,
-            transformations={self._sample.pair.system: matrix},
-        )
-        weakref.finalize(self._array, shutil.rmtree, self._folder, ignore_errors=True)
-        return out
-
-    def discard(self) -> None:
-        """Remove the files, when the run failed."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+_MARK = "nimbus-tmp"  # as for tables
+_WRITERS = 2  # threads; each holds a few chunks
 
 
 def map_name(base: str, sample: ResolvedSample, n_samples: int) -> str:
@@ -72,10 +42,74 @@ def map_name(base: str, sample: ResolvedSample, n_samples: int) -> str:
 
 
 def persist_map(sdata: SpatialData, name: str) -> None:
-    """Write a map into the object's store; one of that name on disk goes first, as spatialdata asks."""
-    if (Path(str(sdata.path)) / "images" / name).exists():
-        sdata.delete_element_from_disk(name)
-    sdata.write_element(name)
+    """Write ``sdata.images[name]`` into the object's local store; a crash leaves the old one or the new.
+
+    spatialdata's writer writes it, chunk by chunk and in this process, into a hidden sibling;
+    then old and new trade places (in one step where the system can), and the consolidated
+    metadata are refreshed. An error before that puts the old one back. The element in
+    memory is read from the store afterwards, so that what it read from until then can go.
+
+    Parameters
+    ----------
+    sdata
+        Backed by a zarr store on a local disk.
+    name
+        Map to write; one of that name on disk is replaced.
+
+    Raises
+    ------
+    ElementNotFoundError
+        If the object has no such image.
+    InputError
+        If it has no local store.
+    """
+    if name not in sdata.images:
+        msg = f"no image {name!r} in the object; it has: {', '.join(sdata.images) or '(none)'}"
+        raise ElementNotFoundError(msg)
+    store = _local_store(sdata, name)
+    zarr.open_group(store, mode="r+", use_consolidated=False).require_group("images")
+    target = store / "images" / name
+    _clean_up(target.parent, name)
+    sibling = target.with_name(f".{name}.{uuid.uuid4().hex}.{_MARK}")
+    try:
+        new = _write_alone(sdata.images[name], name, sibling / "store.zarr", like=store)
+        replaced = put_in_place(new, target)
+        try:
+            if sdata.has_consolidated_metadata():
+                sdata.write_consolidated_metadata()
+        except BaseException:
+            _take_back(new, target, replaced=replaced)
+            raise
+    finally:
+        shutil.rmtree(sibling, ignore_errors=True)
+    with warnings.catch_warnings():
+        # who opened the object was told of its format then
+        warnings.filterwarnings("ignore", message=".*most current format", category=UserWarning)
+        stored = sd.read_zarr(store, selection=("images",)).images[name]
+    del sdata.images[name]
+    sdata.images[name] = stored
+
+
+def _local_store(sdata: SpatialData, name: str) -> Path:
+    if sdata.path is None or not Path(str(sdata.path)).is_dir():
+        msg = (
+            f"{sdata.path or 'the object'}: no zarr store on a local disk, so image {name!r} has no place to "
+            "go. Write the object first: sdata.write('data.zarr')."
+        )
+        raise InputError(msg)
+    return Path(str(sdata.path))
+
+
+def _write_alone(element: Any, name: str, folder: Path, *, like: Path) -> Path:
+    """Write an image as a store of its own, in the zarr format of the store it is for."""
+    options: dict[str, Any] = {"consolidate_metadata": False}
+    if zarr.open_group(like, mode="r", use_consolidated=False).metadata.zarr_format == 2:
+        options["sdata_formats"] = SpatialDataContainerFormatV01()
+    # here and not on a cluster: the pixels may lie where its workers can't see them
+    with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=_WRITERS):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        SpatialData(images={name: element}).write(folder, **options)
+    return folder / "images" / name
 
 
 def remember_maps(sdata: SpatialData, names: Sequence[str]) -> None:

@@ -18,25 +18,29 @@ import pandas as pd
 import zarr
 from scipy import sparse
 from spatialdata import SpatialData
+from zarr.abc.store import Store
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.persist_remote import persist_remote
+from nimbus_sd._sdata.remote import store_behind
 
 _ELEMENTS = ("images", "labels", "points", "shapes")
 _MARK = "nimbus-tmp"  # ends the names of our siblings; spatialdata skips names that start with a dot
 
 
-def persist_table(sdata: SpatialData, name: str, overwrite: bool) -> None:
-    """Write ``sdata.tables[name]`` into the store that backs `sdata`.
+def persist_table(sdata: SpatialData, name: str, overwrite: bool) -> str:
+    """Write ``sdata.tables[name]`` into the store that backs `sdata` and return the name it has there.
 
     The table is written with spatialdata's own writer into a hidden sibling, read
     back and compared; then old and new trade places (in one step where the system
     can), the consolidated metadata are refreshed, and the old one is removed. An error
-    before the last step puts the old one back.
+    before the last step puts the old one back. For remote stores see
+    :func:`~nimbus_sd._sdata.persist_remote.persist_remote`.
 
     Parameters
     ----------
     sdata
-        Backed by a zarr store on a local disk.
+        Backed by a zarr store on a local disk, or opened from a remote one.
     name
         Table to write.
     overwrite
@@ -50,6 +54,20 @@ def persist_table(sdata: SpatialData, name: str, overwrite: bool) -> None:
     if name not in sdata.tables:
         msg = f"no table {name!r} in the object; it has: {', '.join(sdata.tables) or '(none)'}"
         raise ElementNotFoundError(msg)
+    remote = store_behind(sdata)
+    if remote is None:
+        _persist_local(sdata, name, overwrite)
+        return name
+
+    def write_alone(table: ad.AnnData, final: str, folder: Path) -> Path:
+        return _write_sibling(table, final, folder, like=remote)
+
+    return persist_remote(
+        sdata.tables[name], name, remote, overwrite=overwrite, write_alone=write_alone, compare=_compare
+    )
+
+
+def _persist_local(sdata: SpatialData, name: str, overwrite: bool) -> None:
     store = _local_store(sdata, name)
     elsewhere = [kind for kind in _ELEMENTS if (store / kind / name).exists()]
     if elsewhere:
@@ -67,8 +85,8 @@ def persist_table(sdata: SpatialData, name: str, overwrite: bool) -> None:
     sibling = tables / f".{name}.{uuid.uuid4().hex}.{_MARK}"
     try:
         new = _write_sibling(sdata.tables[name], name, sibling, like=store)
-        _compare(sdata.tables[name], ad.read_zarr(new), what=f"{store}: table {name!r}")
-        replaced = _put_in_place(new, target)
+        _compare(sdata.tables[name], ad.read_zarr(new), f"{store}: table {name!r}")
+        replaced = put_in_place(new, target)
         try:
             if sdata.has_consolidated_metadata():
                 sdata.write_consolidated_metadata()
@@ -89,8 +107,8 @@ def _local_store(sdata: SpatialData, name: str) -> Path:
     store = Path(sdata.path)
     if not store.is_dir():
         msg = (
-            f"{sdata.path}: not a folder on a local disk; tables are written to local stores only as yet. "
-            "Write the object to a local path first: sdata.write('data.zarr')."
+            f"{sdata.path}: not a folder on a local disk, nor the URL of a remote store. "
+            "Write the object first: sdata.write('data.zarr')."
         )
         raise InputError(msg)
     return store
@@ -102,7 +120,7 @@ def _tables_folder(store: Path) -> Path:
     return store / "tables"
 
 
-def _write_sibling(table: ad.AnnData, name: str, sibling: Path, *, like: Path) -> Path:
+def _write_sibling(table: ad.AnnData, name: str, sibling: Path, *, like: Path | Store) -> Path:
     """Write the table alone as a whole store of its own, in the zarr format of the store it is for.
 
     That store lies in a folder that is no zarr group, so that it never gets into
@@ -143,7 +161,7 @@ def _with_missing_text(table: ad.AnnData) -> ad.AnnData:
     )
 
 
-def _put_in_place(new: Path, target: Path) -> bool:
+def put_in_place(new: Path, target: Path) -> bool:
     """Move `new` to `target`; what was there ends up at `new`. Return whether there was something."""
     if not target.exists():
         new.rename(target)
@@ -164,7 +182,7 @@ def _put_in_place(new: Path, target: Path) -> bool:
 
 def _take_back(new: Path, target: Path, *, replaced: bool) -> None:
     if replaced:
-        _put_in_place(new, target)
+        put_in_place(new, target)
     else:
         target.rename(new)
 
@@ -203,7 +221,7 @@ def _is_ours(entry: str, name: str) -> bool:
     )
 
 
-def _compare(wanted: ad.AnnData, found: ad.AnnData, *, what: str) -> None:
+def _compare(wanted: ad.AnnData, found: ad.AnnData, what: str) -> None:
     """Raise if what was read back is not what was to be written."""
     wrong = [
         part

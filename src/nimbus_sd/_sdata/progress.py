@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 
 @contextmanager
 def progress_bar(
-    total: int, *, description: str, unit: str, show: bool, scale: bool = False
+    total: int, *, description: str, unit: str, show: bool, scale: bool = False, done: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Yield a function that advances the bar by n."""
+    """Yield a function that advances the bar by n; it starts at `done`, which the rate leaves out."""
     with tqdm(
         total=total,
+        initial=done,
         desc=description,
         unit=unit,
         unit_scale=scale,

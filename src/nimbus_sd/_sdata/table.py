@@ -14,36 +14,36 @@ from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
 from nimbus_sd._sdata.resolve import ResolvedSample
-from nimbus_sd.arrays import Partials
+from nimbus_sd.arrays.cells import Cells
 
 REGION, INSTANCE = "region", "instance_id"
 
 
-def world_positions(partials: Partials, sample: ResolvedSample) -> np.ndarray:
+def world_positions(cells: Cells, sample: ResolvedSample) -> np.ndarray:
     """Centroids (x, y) in the sample's coordinate system, float64 ``(n, 2)``."""
-    y, x = (partials.sums["position"] / partials.count[:, None] + 0.5).T
+    y, x = (cells.means["position"] + 0.5).T
     return (sample.to_world @ np.stack([x, y, np.ones_like(x)]))[:2].T
 
 
-def observations(partials: Partials, sample: ResolvedSample) -> pd.DataFrame:
+def observations(cells: Cells, sample: ResolvedSample) -> pd.DataFrame:
     """``obs`` of one sample: region, instance id, area, number of tiles."""
     region = sample.pair.labels
     obs = pd.DataFrame(
         {
             REGION: region,
-            INSTANCE: partials.ids.astype(np.int64),
-            "area_px": partials.count.astype(np.int64),
+            INSTANCE: cells.ids.astype(np.int64),
+            "area_px": cells.count.astype(np.int64),
         },
-        index=[f"{region}_{i}" for i in partials.ids],
+        index=[f"{region}_{i}" for i in cells.ids],
     )
     if sample.sample.mpp is not None:
-        obs["area_um2"] = partials.count * sample.sample.mpp**2
-    if "n_tiles" in partials.sums:
-        obs["n_tiles"] = partials.sums["n_tiles"][:, 0].astype(np.int64)
+        obs["area_um2"] = cells.count * sample.sample.mpp**2
+    if "n_tiles" in cells.means:
+        obs["n_tiles"] = cells.means["n_tiles"][:, 0].astype(np.int64)
     return obs
 
 
-def empty_labels(regions: Sequence[str], partials: Sequence[Partials]) -> list[str]:
+def empty_labels(regions: Sequence[str], cells: Sequence[Cells]) -> list[str]:
     """Names of the labels without a labelled pixel.
 
     Raises
@@ -51,8 +51,8 @@ def empty_labels(regions: Sequence[str], partials: Sequence[Partials]) -> list[s
     InputError
         If that is all of them.
     """
-    empty = [name for name, p in zip(regions, partials, strict=True) if p.ids.size == 0]
-    if len(empty) == len(partials):
+    empty = [name for name, p in zip(regions, cells, strict=True) if not len(p)]
+    if len(empty) == len(cells):
         msg = f"labels {', '.join(map(repr, empty))}: no labelled pixel; check the segmentation"
         raise InputError(msg)
     return empty
@@ -60,18 +60,18 @@ def empty_labels(regions: Sequence[str], partials: Sequence[Partials]) -> list[s
 
 def build_table(
     samples: Sequence[ResolvedSample],
-    partials: Sequence[Partials],
+    cells: Sequence[Cells],
     *,
     x: Sequence[np.ndarray],
     layers: Mapping[str, Sequence[np.ndarray]],
     var: pd.DataFrame,
     uns: Mapping[str, Any],
 ) -> ad.AnnData:
-    """Assemble one annotating table from the merged partials of every sample.
+    """Assemble one annotating table from the cells of every sample.
 
     Parameters
     ----------
-    samples, partials
+    samples, cells
         In the same order.
     x
         Per sample, ``(n, k)``.
@@ -87,26 +87,30 @@ def build_table(
     InputError
         If no sample has a labelled pixel.
     """
-    empty = empty_labels([s.pair.labels for s in samples], partials)
+    empty = empty_labels([s.pair.labels for s in samples], cells)
     if empty:
         warnings.warn(
             f"no labelled pixel in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3
         )
-    kept = [i for i, p in enumerate(partials) if p.ids.size]
+    kept = [i for i, c in enumerate(cells) if len(c)]
     regions = [samples[i].pair.labels for i in kept]
-    obs = pd.concat([observations(partials[i], samples[i]) for i in kept])
+    obs = pd.concat([observations(cells[i], samples[i]) for i in kept])
     obs[REGION] = pd.Categorical(obs[REGION], categories=regions)
     table = ad.AnnData(
-        X=np.concatenate([x[i] for i in kept]).astype(np.float32),
+        X=_stack([x[i] for i in kept]),
         obs=obs,
         var=var,
-        layers={
-            name: np.concatenate([each[i] for i in kept]).astype(np.float32) for name, each in layers.items()
-        },
-        obsm={"spatial": np.concatenate([world_positions(partials[i], samples[i]) for i in kept])},
+        layers={name: _stack([each[i] for i in kept]) for name, each in layers.items()},
+        obsm={"spatial": np.concatenate([world_positions(cells[i], samples[i]) for i in kept])},
         uns=dict(uns),
     )
     return TableModel.parse(table, region=regions, region_key=REGION, instance_key=INSTANCE)
+
+
+def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+    """One float32 array of the samples' rows; not copied where there is one sample."""
+    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return whole.astype(np.float32, copy=False)
 
 
 def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.AnnData:
@@ -142,7 +146,7 @@ def join_layer(
     table: ad.AnnData,
     layer: str,
     regions: Sequence[str],
-    partials: Sequence[Partials],
+    cells: Sequence[Cells],
     values: Sequence[np.ndarray],
     channels: Sequence[str],
 ) -> np.ndarray:
@@ -166,13 +170,13 @@ def join_layer(
     if not table.var_names.is_unique:
         msg = "the table's var_names are not unique; call table.var_names_make_unique() or rename them first"
         raise InputError(msg)
-    empty_labels(regions, partials)
+    empty_labels(regions, cells)
     out = np.full(table.shape, np.nan, dtype=np.float32)
     columns = table.var_names.get_indexer(list(channels))
     known = columns >= 0
     without_pixels = without_row = 0
-    for name, part, scores in zip(regions, partials, values, strict=True):
-        if part.ids.size == 0:
+    for name, part, scores in zip(regions, cells, values, strict=True):
+        if not len(part):
             without_pixels += int((region == name).sum())
             continue
         rows = np.flatnonzero(region == name)

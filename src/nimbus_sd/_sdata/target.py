@@ -9,6 +9,8 @@ from pathlib import Path
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.persist_remote import remote_elements
+from nimbus_sd._sdata.remote import store_behind
 from nimbus_sd._sdata.table import existing_table
 
 _VALID = re.compile(r"(?!__)(?!\.{1,2}$)[\w.-]+")
@@ -62,6 +64,9 @@ def check_new_name(
 
 
 def _on_disk(sdata: SpatialData) -> dict[str, str]:
+    remote = store_behind(sdata)
+    if remote is not None:
+        return remote_elements(remote)
     store = Path(str(sdata.path))
     return {p.name: k for k in _KINDS for p in (store / k).glob("[!.]*") if p.is_dir()}
 
@@ -75,14 +80,14 @@ def check_prediction_target(
     ------
     InputError
         If the table or layer exists without `overwrite`, the name can't be used, or
-        `write` is asked of an object without a local store.
+        `write` is asked of an object without a store.
     ElementNotFoundError
         If `into` is no table.
     """
-    if write and not (sdata.is_backed() and Path(str(sdata.path)).is_dir()):
+    if write and store_behind(sdata) is None and not (sdata.is_backed() and Path(str(sdata.path)).is_dir()):
         msg = (
-            "write=True needs an object with a zarr store on a local disk; call sdata.write(path) first, or "
-            "leave write out"
+            "write=True needs an object with a zarr store on a local disk, or one that was opened from a "
+            "remote store; call sdata.write(path) first, or leave write out"
         )
         raise InputError(msg)
     if into is None:
@@ -97,6 +102,12 @@ def check_map_names(
     sdata: SpatialData, names: Sequence[str], *, table: str | None, overwrite: bool, write: bool
 ) -> None:
     """Raise unless score maps can be stored under `names`, beside the new `table`."""
+    if write and names and store_behind(sdata) is not None:
+        msg = (
+            "maps= with write=True: score maps are written to local stores only; leave write out, or write "
+            "the object to a local path first: sdata.write('data.zarr')"
+        )
+        raise InputError(msg)
     for name in names:
         check_new_name(sdata, name, kind="images", argument="maps", overwrite=overwrite, write=write)
         if table is not None and name.casefold() == table.casefold():

@@ -69,34 +69,36 @@ def fit_context(score: np.ndarray, intensity: np.ndarray) -> np.ndarray:
     return np.concatenate([np.quantile(root, LEVELS), statistics]).astype(np.float32)
 
 
-def neighbour_mean(values: np.ndarray, positions: np.ndarray, *, k: int = NEIGHBOURS) -> np.ndarray:
-    """Mean of the `k` nearest cells' values, without the cell's own.
-
-    Parameters
-    ----------
-    values
-        ``(n, m)`` of one field.
-    positions
-        ``(n, 2)`` centroids of the same cells.
-    k
-        Neighbours; all others where there are fewer.
-
-    Returns
-    -------
-    ``(n, m)``; zeros for a cell that is alone.
-    """
+def nearest_cells(positions: np.ndarray, *, k: int = NEIGHBOURS) -> np.ndarray:
+    """The `k` nearest other cells of each as rows of `positions` ``(n, 2)``: int ``(n, ≤ k)``."""
     k = min(k, len(positions) - 1)
     if k < 1:
-        return np.zeros_like(values)
+        return np.empty((len(positions), 0), np.intp)
     near = cKDTree(positions).query(positions, k=k + 1)[1]
     # equal centroids: the cell itself need not come first
     others = near != np.arange(len(near))[:, None]
     others[others.all(axis=1), -1] = False
-    near = near[others].reshape(len(near), k)
+    return near[others].reshape(len(near), k)
+
+
+def neighbour_mean(values: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Mean of the nearest cells' values, without the cell's own.
+
+    Parameters
+    ----------
+    values
+        ``(n, …)`` of one field.
+    near
+        From :func:`nearest_cells` of the same cells.
+
+    Returns
+    -------
+    Like `values`; zeros for a cell that is alone.
+    """
     out = np.zeros_like(values)
     for column in near.T:
         out += values[column]
-    return out / k
+    return out / max(near.shape[1], 1)
 
 
 def cell_features(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.place import as_local, as_url
 
 if TYPE_CHECKING:
+    from distributed import Client
     from spatialdata import SpatialData
 
 
@@ -27,22 +29,62 @@ def channel_choice(text: str) -> str | list[str]:
     return names
 
 
-def is_store(path: Path) -> bool:
-    """Whether there is a zarr group at `path`."""
-    return (path / "zarr.json").is_file() or (path / ".zgroup").is_file()
+def is_store(path: str | Path) -> bool:
+    """Whether there is a zarr group at a local path or a URL.
+
+    Raises
+    ------
+    InputError
+        If the URL can't be reached.
+    """
+    url = as_url(path)
+    if url is None:
+        folder = as_local(path)
+        return (folder / "zarr.json").is_file() or (folder / ".zgroup").is_file()
+    from nimbus_sd._sdata.remote import is_remote_store
+
+    return is_remote_store(url)
 
 
-def open_store(path: Path) -> SpatialData:
-    """Open a SpatialData zarr store.
+def open_store(path: str | Path) -> SpatialData:
+    """Open a SpatialData zarr store on a local disk or behind a URL (``s3://bucket/data.zarr``).
+
+    Credentials and endpoint of a URL come from the usual places, such as the variables
+    ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE`` and ``AWS_ENDPOINT_URL``.
 
     Raises
     ------
     InputError
         If there is none at `path`.
     """
-    import spatialdata as sd
-
     if not is_store(path):
         msg = f"{path} is not a SpatialData zarr store; make one with nimbus-sd convert"
         raise InputError(msg)
-    return sd.read_zarr(path)
+    url = as_url(path)
+    if url is not None:
+        from nimbus_sd._sdata.remote import open_remote
+
+        return open_remote(url)
+    import spatialdata as sd
+
+    return sd.read_zarr(as_local(path))
+
+
+def connect(address: str) -> Client:
+    """Connect to a dask scheduler.
+
+    Raises
+    ------
+    InputError
+        If none answers at `address`.
+    """
+    from distributed import Client
+
+    try:
+        return Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        msg = (
+            f"--scheduler {address}: no dask scheduler answers there ({error}); pass the address that "
+            "'dask scheduler' prints, such as tcp://10.0.0.1:8786"
+        )
+        raise InputError(msg) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
@@ -64,23 +65,23 @@ def read_tile_labels(labels: LabelSource, plan: TilePlan, tile: Tile) -> TileLab
 class TileLabelCache:
     """Labels of the tiles in flight, so that the channel groups of a tile share one read."""
 
-    def __init__(self, labels: LabelSource, plan: TilePlan, *, keep: int) -> None:
-        self._source, self._plan, self._keep = labels, plan, keep
-        self._entries: dict[int, Future[TileLabels | None]] = {}
+    def __init__(self, *, keep: int) -> None:
+        self._keep = keep
+        self._entries: dict[Hashable, Future[TileLabels | None]] = {}
         self._lock = Lock()
 
-    def get(self, tile: Tile) -> TileLabels | None:
+    def get(self, key: Hashable, labels: LabelSource, plan: TilePlan, tile: Tile) -> TileLabels | None:
         """Return the tile's labels; the first caller reads, the others wait for it."""
         with self._lock:
-            future = self._entries.get(tile.index)
+            future = self._entries.get(key)
             mine = future is None
             if future is None:
-                future = self._entries[tile.index] = Future()
+                future = self._entries[key] = Future()
                 for old in list(self._entries)[: -self._keep]:
                     del self._entries[old]
         if mine:
             try:
-                future.set_result(read_tile_labels(self._source, self._plan, tile))
+                future.set_result(read_tile_labels(labels, plan, tile))
             except BaseException as error:
                 future.set_exception(error)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def resolve_device(device: str = "auto") -> torch.device:
         msg = f"device={device!r} is not on this machine; valid: 'auto', {', '.join(available_devices())}"
         raise InputError(msg)
     return found
+
+
+def resolve_devices(device: str | Sequence[str] = "auto") -> list[torch.device]:
+    """All devices that share the work: every GPU for ``"auto"`` or ``"cuda"``, else the ones named.
+
+    Raises
+    ------
+    InputError
+        If a device is unknown or absent, or none is named.
+    """
+    if not isinstance(device, str):
+        if not device:
+            msg = f"device={device!r} names no device; valid: 'auto', {', '.join(available_devices())}"
+            raise InputError(msg)
+        return [resolve_device(d) for d in device]
+    first = resolve_device(device)
+    if device in ("auto", "cuda") and first.type == "cuda":
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [first]
 
 
 def available_devices() -> list[str]:
@@ -85,13 +105,21 @@ class MemoryBudget:
         return max(self.available // self.per_pixel, 1)
 
 
-def memory_budget(net: nn.Module, device: torch.device, precision: str) -> MemoryBudget:
-    """A third of the free memory, and the peak of live activations at the first level."""
+def memory_budget(
+    net: nn.Module, device: torch.device, precision: str, *, limit: int | None = None
+) -> MemoryBudget:
+    """`limit` bytes, else a third of the free memory, and the peak of live activations at the first level."""
     width = net.config.width if isinstance(net, UNet) else 64
     # skip + concatenation (2x) + block output + two temporaries, each `width` values per px
     per_pixel = 8 * width * (2 if precision == "bfloat16" else 4)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
-    return MemoryBudget(available=free // 3, per_pixel=per_pixel)
+    if limit is not None:
+        return MemoryBudget(available=limit, per_pixel=per_pixel)
+    return MemoryBudget(available=free_memory(device) // 3, per_pixel=per_pixel)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_host_memory()
 
 
 def _free_host_memory() -> int:

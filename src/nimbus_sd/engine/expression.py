@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from nimbus_sd.arrays import Interval, Partials, merge_partials
+from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.engine.readahead import read_ahead
 from nimbus_sd.engine.source import Sample, check_planes, index_labels
 
@@ -41,6 +42,11 @@ class Expression:
         if name == "mean":
             return total / self.partials.count[:, None]
         return {"sum": total, "min": self.low, "max": self.high}[name]
+
+    def cells(self) -> Cells:
+        """Ids, pixels and centroids of the labels."""
+        p = self.partials
+        return Cells(p.ids, p.count, {"position": p.sums["position"] / p.count[:, None]})
 
 
 def n_blocks(sample: Sample) -> int:

@@ -1,34 +1,41 @@
-"""Apply a cell head to merged partials: context over all cells of all samples, then one score per cell."""
+"""Apply a cell head to the cells of all samples: context over all of them, then one score per cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from nimbus_sd.arrays import Partials
-from nimbus_sd.arrays.cell_context import CONTEXT_NAMES, cell_features, fit_context, neighbour_mean
+from nimbus_sd.arrays.cell_context import (
+    CONTEXT_NAMES,
+    cell_features,
+    fit_context,
+    nearest_cells,
+    neighbour_mean,
+)
+from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.models.head import CellHead
 
 _ROWS = 1 << 16
 
 
-def dataset_context(scores: Sequence[np.ndarray], intensities: Sequence[np.ndarray]) -> np.ndarray:
+def dataset_context(cells: Sequence[Cells], scale: np.ndarray) -> np.ndarray:
     """Context of every marker over the cells of all samples: float32 ``(k, len(CONTEXT_NAMES))``.
 
     Parameters
     ----------
-    scores, intensities
-        Per sample ``(n, k)``: mean probability; mean intensity, 1 being the scale.
+    cells
+        With means ``score`` and ``intensity``, ``(n, k)``; samples without cells count for nothing.
+    scale
+        ``(k,)`` intensity that maps to 1.
     """
-    n_markers = scores[0].shape[1] if scores else 0
-    out = np.zeros((n_markers, len(CONTEXT_NAMES)), np.float32)
-    for m in range(n_markers):
-        out[m] = fit_context(
-            np.concatenate([s[:, m] for s in scores]), np.concatenate([i[:, m] for i in intensities])
-        )
+    filled = [c for c in cells if len(c)]
+    out = np.zeros((len(scale), len(CONTEXT_NAMES)), np.float32)
+    for m in range(len(scale) if filled else 0):
+        scores = np.concatenate([c.means["score"][:, m] for c in filled]).astype(np.float64)
+        out[m] = fit_context(scores, np.concatenate([_brightness(c, m, scale) for c in filled]))
     return out
 
 
@@ -42,39 +49,22 @@ def head_scores(head: CellHead, features: np.ndarray) -> np.ndarray:
     return out
 
 
-def _scores(
-    head: CellHead,
-    probability: np.ndarray,
-    *,
-    intensity: np.ndarray,
-    around: np.ndarray,
-    area: np.ndarray,
-    context: np.ndarray,
-) -> np.ndarray:
-    """Scores of one sample's cells: ``(n, k)``."""
-    columns = [
-        head_scores(head, cell_features(p, i, neighbours=a, area=area, context=c))
-        for p, i, a, c in zip(probability.T, intensity.T, around.T, context, strict=True)
-    ]
-    return np.stack(columns, axis=1)
-
-
 def apply_head(
     head: CellHead,
-    partials: Sequence[Partials],
+    cells: Sequence[Cells],
     *,
     scale: np.ndarray,
     areas: Sequence[np.ndarray],
     context: np.ndarray | None = None,
-) -> tuple[list[Partials], np.ndarray]:
+) -> tuple[list[Cells], np.ndarray]:
     """Replace mean probabilities by the head's scores.
 
     Parameters
     ----------
     head
         In eval mode, on the CPU.
-    partials
-        One per sample, with sums ``score``, ``intensity``, ``position`` and perhaps ``score_view``.
+    cells
+        One per sample, with means ``score``, ``intensity``, ``position`` and perhaps ``score_view``.
     scale
         ``(k,)`` intensity that maps to 1.
     areas
@@ -84,27 +74,36 @@ def apply_head(
 
     Returns
     -------
-    Partials whose ``score`` and ``score_view`` sums are the head's scores times the cell's
-    pixels, and the context.
+    Cells whose ``score`` and ``score_view`` are the head's, and the context.
     """
-    filled = [p for p in partials if p.ids.size]
-    means = {id(p): p.sums["score"] / p.count[:, None] for p in filled}
-    bright = {id(p): p.sums["intensity"] / p.count[:, None] / scale for p in filled}
     if context is None:
-        context = dataset_context([means[id(p)] for p in filled], [bright[id(p)] for p in filled])
+        context = dataset_context(cells, scale)
     out = []
-    for p, area in zip(partials, areas, strict=True):
-        if not p.ids.size:
-            out.append(p)
-            continue
-        intensity = bright[id(p)]
-        around = neighbour_mean(intensity, p.sums["position"] / p.count[:, None])
-
-        scores = partial(_scores, head, intensity=intensity, around=around, area=area, context=context)
-        sums = {**p.sums, "score": scores(means[id(p)]) * p.count[:, None]}
-        if "score_view" in p.sums:
-            views = p.sums["score_view"] / p.count[:, None, None]
-            by_view = [scores(views[..., v]) for v in range(views.shape[-1])]
-            sums["score_view"] = np.stack(by_view, axis=-1) * p.count[:, None, None]
-        out.append(Partials(p.ids, p.count, sums))
+    for c, area in zip(cells, areas, strict=True):
+        out.append(_refine(head, c, scale, area, context) if len(c) else c)
     return out, context
+
+
+def _refine(head: CellHead, cells: Cells, scale: np.ndarray, area: np.ndarray, context: np.ndarray) -> Cells:
+    near = nearest_cells(cells.means["position"])
+    found = {k: np.empty_like(v) for k, v in cells.means.items() if k in ("score", "score_view")}
+    for m in range(len(scale)):  # marker by marker: the features of all would be the peak of memory
+        intensity = _brightness(cells, m, scale)
+        around = neighbour_mean(intensity, near)
+        for name, result in found.items():
+            given = cells.means[name][:, m].reshape(len(cells), -1)
+            for v in range(given.shape[1]):
+                features = cell_features(
+                    given[:, v].astype(np.float64),
+                    intensity,
+                    neighbours=around,
+                    area=area,
+                    context=context[m],
+                )
+                result.reshape(len(cells), len(scale), -1)[:, m, v] = head_scores(head, features)
+    return replace(cells, means={**cells.means, **found})
+
+
+def _brightness(cells: Cells, marker: int, scale: np.ndarray) -> np.ndarray:
+    """Mean intensity of a marker, 1 being its scale: float64 ``(n,)``."""
+    return cells.means["intensity"][:, marker].astype(np.float64) / scale[marker]

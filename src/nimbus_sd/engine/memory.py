@@ -11,6 +11,7 @@ from threading import Lock
 # names of glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 1 << 20
+_DASK_DEFAULT = ("MALLOC_TRIM_THRESHOLD_", "65536")
 
 _lock = Lock()
 _users = 0
@@ -53,7 +54,9 @@ def reuse_memory() -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    options = [*os.environ, *os.environ.get("GLIBC_TUNABLES", "").split(":")]
+    # dask's nanny gives every worker this value; it is nobody's wish
+    environ = [name for name, value in os.environ.items() if (name, value) != _DASK_DEFAULT]
+    options = [*environ, *os.environ.get("GLIBC_TUNABLES", "").split(":")]
     tuned = any(
         o.startswith(("MALLOC_MMAP", "MALLOC_TRIM", "glibc.malloc.mmap", "glibc.malloc.trim"))
         for o in options

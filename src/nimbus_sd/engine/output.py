@@ -1,4 +1,4 @@
-"""From a tile's probabilities to sums and maps, and what can be wrong with them."""
+"""From a tile's probabilities to sums, and what can be wrong with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from scipy import sparse
 
 from nimbus_sd._core.errors import WeightsError
-from nimbus_sd.arrays import Tile, TilePlan
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -29,13 +28,3 @@ def check_finite(sums: np.ndarray, name: str) -> None:
     if not np.isfinite(sums).all():
         msg = f"model {name!r} gave NaN or infinite probabilities; its weights are damaged: load them again"
         raise WeightsError(msg)
-
-
-def full_resolution(by_view: list[np.ndarray], plan: TilePlan, tile: Tile) -> np.ndarray:
-    """Mean over the views at the image's resolution, ``(g, y, x)`` of the owned pixels."""
-    mean = np.mean(by_view, axis=0)
-    y, x = (
-        axis.model_index(o.start, o.stop) - c.start
-        for axis, o, c in zip((plan.y, plan.x), tile.owned, tile.core, strict=True)
-    )
-    return mean[:, y][:, :, x]

@@ -29,6 +29,11 @@ class LabelSource(Protocol):
         """Dtype of the ids."""
         ...
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash that changes when the stored ids do; None where that can't be told."""
+        ...
+
     def read(self, y: Interval, x: Interval) -> np.ndarray:
         """Return ``(y, x)`` label ids."""
         ...
@@ -60,6 +65,11 @@ class ImageSource(Protocol):
     @property
     def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Chunk sizes along c, y, x."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash that changes when the stored pixels do; None where that can't be told."""
         ...
 
     def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
@@ -111,6 +121,11 @@ class ArrayImage:
         rows = [1024] * (self.shape[0] // 1024) + ([self.shape[0] % 1024] if self.shape[0] % 1024 else [])
         return (1,) * len(self.channels), tuple(rows), (self.shape[1],)
 
+    @property
+    def fingerprint(self) -> None:
+        """None: arrays in memory can't be recognised in another process."""
+        return None
+
     def read(self, channels: list[int], y: Interval, x: Interval) -> np.ndarray:
         """Return ``(len(channels), y, x)`` pixels."""
         return self.array[channels, y.slice, x.slice]
@@ -132,6 +147,11 @@ class ArrayLabels:
     def dtype(self) -> np.dtype:
         """Label dtype."""
         return self.array.dtype
+
+    @property
+    def fingerprint(self) -> None:
+        """None: arrays in memory can't be recognised in another process."""
+        return None
 
     def read(self, y: Interval, x: Interval) -> np.ndarray:
         """Return ``(y, x)`` label ids."""

@@ -7,7 +7,7 @@ from spatialdata import SpatialData
 from nimbus_sd._sdata.persist import persist_table
 
 
-def write_table(sdata: SpatialData, name: str = "nimbus", *, overwrite: bool = True) -> None:
+def write_table(sdata: SpatialData, name: str = "nimbus", *, overwrite: bool = True) -> str:
     """Write a table of `sdata` into the zarr store that backs `sdata`.
 
     Unlike ``sdata.write_element``, this replaces a table that is on disk already. The
@@ -15,21 +15,32 @@ def write_table(sdata: SpatialData, name: str = "nimbus", *, overwrite: bool = T
     place: whatever fails on the way, the store holds the old table or the new one.
     One process at a time may write a table.
 
+    Object stores (``s3://`` and such) can't exchange two tables in one step. There the
+    new table becomes visible when it is complete; where its name is taken, it gets the
+    next free one (``"nimbus_v2"``, ``"nimbus_v3"``, …) with a
+    :class:`~nimbus_sd.NimbusWarning`, and the old one stays as it is.
+
     Parameters
     ----------
     sdata
-        Object that was read from, or written to, a zarr store on a local disk.
+        Object that was read from, or written to, a zarr store on a local disk, or that
+        was opened from a remote store.
     name
         Name of the table in ``sdata.tables``.
     overwrite
         Replace a table of this name on disk; False raises instead.
+
+    Returns
+    -------
+    str
+        The name of the table in the store.
 
     Raises
     ------
     ElementNotFoundError
         If `sdata` has no such table.
     InputError
-        If `sdata` is not backed by a local store, if the table is on disk and
+        If `sdata` is not backed by a store, if the table is on disk and
         `overwrite` is False, or if what was written reads back differently.
 
     Examples
@@ -43,7 +54,8 @@ def write_table(sdata: SpatialData, name: str = "nimbus", *, overwrite: bool = T
     >>> sdata.write(store)
     >>> sdata["nimbus"].obs["cluster"] = ["1", "2"]
     >>> nb.io.write_table(sdata)
+    'nimbus'
     >>> sd.read_zarr(store)["nimbus"].obs["cluster"].tolist()
     ['1', '2']
     """
-    persist_table(sdata, name, overwrite)
+    return persist_table(sdata, name, overwrite)

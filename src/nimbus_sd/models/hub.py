@@ -7,8 +7,6 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from nimbus_sd._core.errors import OfflineError, WeightsError
 from nimbus_sd.models.card import ModelCard
 
@@ -17,6 +15,8 @@ _URL = re.compile(r"hub:(?P<repo>[^@]+)@(?P<revision>[^/]+)/(?P<file>.+)")
 
 def cache_folder() -> Path:
     """Where downloads live: ``$NIMBUS_SD_CACHE``, else the platform's user cache."""
+    import platformdirs  # not there on a bare GPU machine, which needs no cache
+
     return Path(os.environ.get("NIMBUS_SD_CACHE") or platformdirs.user_cache_dir("nimbus-sd"))
 
 

@@ -119,7 +119,7 @@ def _table(
 ) -> ad.AnnData:
     return build_table(
         samples,
-        [r.partials for r in results],
+        [r.cells() for r in results],
         x=named[first],
         layers={name: arrays for name, arrays in named.items() if name != first},
         var=pd.DataFrame(index=list(channels)),

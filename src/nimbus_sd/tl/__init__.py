@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nimbus_sd.tl._average_evaluation import average_evaluation
     from nimbus_sd.tl._calibrate import calibrate
     from nimbus_sd.tl._confounders import confounders
+    from nimbus_sd.tl._estimate import estimate
     from nimbus_sd.tl._evaluate import evaluate
     from nimbus_sd.tl._finetune import finetune
     from nimbus_sd.tl._predict import predict
@@ -22,6 +23,7 @@ __all__ = [
     "average_evaluation",
     "calibrate",
     "confounders",
+    "estimate",
     "evaluate",
     "finetune",
     "predict",
@@ -37,6 +39,7 @@ __getattr__, __dir__ = lazy_exports(
         "average_evaluation": "_average_evaluation",
         "calibrate": "_calibrate",
         "confounders": "_confounders",
+        "estimate": "_estimate",
         "evaluate": "_evaluate",
         "finetune": "_finetune",
         "predict": "_predict",

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
+from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.maps import MapStore, map_name
-from nimbus_sd._sdata.progress import progress_bar
-from nimbus_sd._sdata.samples import SampleSet, fit_over, resolve_samples
+from nimbus_sd._sdata.identity import active_client, home_of
+from nimbus_sd._sdata.maps import check_dtype, map_name
+from nimbus_sd._sdata.run import Request, finished
+from nimbus_sd._sdata.samples import resolve_samples
 from nimbus_sd._sdata.table import existing_table, join_layer
 from nimbus_sd._sdata.target import check_map_names, check_prediction_target
-from nimbus_sd.arrays import VIEWS, Partials
+from nimbus_sd.arrays import VIEWS
 from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.predict import PredictConfig, Predictor
+from nimbus_sd.engine.run import Runner
+from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.models.loading import LoadedModel, load
 from nimbus_sd.tl._predict_table import commit, provenance_of, read_context, refine, table_of_scores
 
-log = logging.getLogger("nimbus_sd")
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def predict(
@@ -42,6 +46,7 @@ def predict(
     score_std: bool = False,
     integrated_expression: bool = True,
     maps: str | None = None,
+    maps_dtype: str = "float16",
     table: str = "nimbus",
     into: str | None = None,
     overwrite: bool = False,
@@ -51,9 +56,13 @@ def predict(
     context: AnnData | None = None,
     tile: int | None = None,
     batch_size: int | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     n_threads: int = 2,
+    memory: int | str | None = None,
+    compiled: bool = False,
+    client: Client | bool | None = None,
+    resume: bool = True,
     progress: bool = True,
 ) -> None:
     """Score with a network, for every cell and marker, whether the cell is positive.
@@ -95,9 +104,11 @@ def predict(
     integrated_expression
         Also store the mean raw intensity.
     maps
-        Base name of image elements for the full-resolution probabilities (float16),
+        Base name of multiscale image elements for the full-resolution probabilities,
         written region by region; None keeps none. They are the network's, before a cell
         head has weighed them against the other cells.
+    maps_dtype
+        ``"float16"``, or ``"uint8"``: 255 is a probability of 1.
     table
         Name of the table to write.
     into
@@ -122,11 +133,25 @@ def predict(
     batch_size
         Markers per forward pass; None finds it from memory.
     device
-        ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"mps"``.
+        ``"auto"`` (all GPUs, else the CPU), ``"cpu"``, ``"cuda:0"``, ``"mps"``, or several, which
+        share the tiles: ``["cuda:0", "cuda:1"]``.
     precision
         ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where it is native.
     n_threads
-        Reader threads.
+        Reader threads per device.
+    memory
+        What the network's activations may take: bytes, or ``"4 GiB"``. None takes a third of
+        what is free. The largest tile that fits is used.
+    compiled
+        Let ``torch.compile`` rewrite the network: the first tile then takes a minute or more.
+    client
+        :class:`dask.distributed.Client` whose workers compute the tiles; None takes the active
+        one, if there is one; False computes in this process all the same. Workers read the
+        images themselves, so those must lie in a store that they can reach.
+    resume
+        Go on where an interrupted run with the same inputs, weights and settings stopped.
+        Finished tiles are kept beside the object's store, in ``.<store>.nimbus-runs``, until
+        the run has succeeded; objects that are not in a local store keep none.
     progress
         Show progress bars with rate and remaining time.
 
@@ -146,12 +171,16 @@ def predict(
     ------
     InputError
         If elements can't be paired or aligned, the pixel size is unknown, pixels are
-        negative or not finite, labels are empty or floats, the table exists, or the
-        device is not there. Nothing is written then.
+        negative or not finite, labels are empty or floats, the table exists, the device is
+        not there, or another run works on the store. Nothing is written then.
     ElementNotFoundError
         If an element, channel or model does not exist.
     WeightsError, OfflineError
         If the weights can't be used or fetched.
+    DataError
+        If a chunk of an image can't be read; finished tiles are kept.
+    ClusterError
+        If the cluster has no workers, or they die of a tile; finished tiles are kept.
 
     References
     ----------
@@ -171,14 +200,17 @@ def predict(
         tile=tile,
         batch_size=batch_size,
         n_threads=n_threads,
-        device=device,
+        device=device if isinstance(device, str) else tuple(device),
         precision=precision,
         per_view=score_std,
         intensity=integrated_expression and into is None,
+        memory=None if memory is None else parse_bytes(memory),
+        compiled=compiled,
     )
     if score_std and into is not None:
         msg = "score_std=True writes a layer of a new table; leave it out with into=, or leave into= out"
         raise InputError(msg)
+    check_dtype(maps_dtype)
     if normalization is not None:
         _check_normalization(normalization, quantile, rule)
     check_prediction_target(sdata, table, into, overwrite=overwrite, write=write)
@@ -195,54 +227,55 @@ def predict(
     )
     regions = [s.pair.labels for s in samples.samples]
     if into is not None:
-        known = existing_table(sdata, into, regions).var_names
-        unknown = [c for c in samples.channels if c not in known]
-        if unknown:
-            msg = f"table {into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with channels="
-            raise InputError(msg)
+        _check_markers(sdata, into, samples.channels, regions)
     map_names = [] if maps is None else [map_name(maps, s, len(regions)) for s in samples.samples]
     new_table = table if into is None else None
     check_map_names(sdata, map_names, table=new_table, overwrite=overwrite, write=write)
     loaded = load(model)
     if loaded.head is not None:
         config = replace(config, intensity=True)
-    predictor = Predictor(loaded, config)
     known = None if context is None else read_context(context, samples.channels)
+    runner = Runner.make(loaded, config, active_client(client))
     for s in samples.samples:
-        predictor.plan(s.sample)
-    card = predictor.card
-    if normalization is None:
-        normalization = fit_over(
-            samples,
-            quantile=card.quantile if quantile is None else quantile,
-            rule=rule or card.rule,
-            n_threads=n_threads,
-            progress=progress,
-        )
-    stores = [MapStore(s, samples.channels) for s in samples.samples] if map_names else []
-    try:
-        partials = _run(predictor, samples, normalization, stores, progress=progress)
-        partials, known = refine(predictor, samples, partials, normalization, known)
-        scores = [p.sums["score"] / p.count[:, None] if p.ids.size else np.empty((0, 0)) for p in partials]
-        provenance = provenance_of(predictor, samples, normalization, known)
+        runner.plan(s.sample)
+    request = Request(
+        samples,
+        runner,
+        normalization=normalization,
+        quantile=loaded.card.quantile if quantile is None else quantile,
+        rule=rule or loaded.card.rule,
+        maps=maps_dtype if map_names else None,
+        progress=progress,
+    )
+    # maps that are not written stay where they were computed, so nothing could be resumed
+    home = home_of(sdata, samples) if write or not map_names else None
+    with finished(request, home, resume=resume) as outcome:
+        cells, known = refine(loaded, samples, outcome.cells, outcome.normalization, known)
+        scores = [c.means["score"] if len(c) else np.empty((0, 0)) for c in cells]
+        provenance = provenance_of(runner, samples, outcome, known)
         if into is None:
             result = table_of_scores(
                 samples,
-                partials,
+                cells,
                 scores,
-                normalization,
+                outcome.normalization,
                 provenance,
                 config,
                 intensity=integrated_expression,
             )
         else:
             target = existing_table(sdata, into, regions)
-            result = join_layer(target, "nimbus", regions, partials, scores, samples.channels)
-    except BaseException:
-        for store in stores:
-            store.discard()
-        raise
-    commit(sdata, table, into, result, provenance, dict(zip(map_names, stores, strict=True)), write=write)
+            result = join_layer(target, "nimbus", regions, cells, scores, samples.channels)
+        elements = dict(zip(map_names, outcome.map_elements(), strict=True))
+        commit(sdata, table, into, result, provenance, elements, write=write)
+
+
+def _check_markers(sdata: SpatialData, into: str, channels: Sequence[str], regions: Sequence[str]) -> None:
+    known = existing_table(sdata, into, regions).var_names
+    unknown = [c for c in channels if c not in known]
+    if unknown:
+        msg = f"table {into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with channels="
+        raise InputError(msg)
 
 
 def _view_names(views: int | Sequence[str]) -> tuple[str, ...]:
@@ -292,21 +325,3 @@ def _channels_of_table(
         )
         raise InputError(msg)
     return common
-
-
-def _run(
-    predictor: Predictor,
-    samples: SampleSet,
-    normalization: Normalization,
-    stores: list[MapStore],
-    *,
-    progress: bool,
-) -> list[Partials]:
-    scale = normalization.scale_of(samples.channels)
-    total = sum(len(predictor.plan(s.sample)) for s in samples.samples) * len(samples.channels)
-    out = []
-    with progress_bar(total, description="scores", unit="tile·marker", show=progress) as advance:
-        for i, s in enumerate(samples.samples):
-            on_map = stores[i].write if stores else None
-            out.append(predictor.run(s.sample, samples.channels, scale, on_progress=advance, on_map=on_map))
-    return out

@@ -14,15 +14,18 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
-from nimbus_sd._sdata.maps import MapStore, persist_map, remember_maps
+from nimbus_sd._sdata.maps import persist_map, remember_maps
 from nimbus_sd._sdata.persist import persist_table
+from nimbus_sd._sdata.run import Outcome
 from nimbus_sd._sdata.samples import SampleSet
 from nimbus_sd._sdata.table import build_table
-from nimbus_sd.arrays import Partials
 from nimbus_sd.arrays.cell_context import CONTEXT_NAMES
+from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.engine.head import apply_head
 from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.predict import PredictConfig, Predictor
+from nimbus_sd.engine.run import Runner
+from nimbus_sd.engine.settings import PredictConfig
+from nimbus_sd.models.loading import LoadedModel
 
 
 def read_context(table: AnnData, channels: Sequence[str]) -> np.ndarray:
@@ -47,31 +50,26 @@ def read_context(table: AnnData, channels: Sequence[str]) -> np.ndarray:
 
 
 def refine(
-    predictor: Predictor,
+    model: LoadedModel,
     samples: SampleSet,
-    partials: list[Partials],
+    cells: list[Cells],
     normalization: Normalization,
     context: np.ndarray | None,
-) -> tuple[list[Partials], np.ndarray | None]:
+) -> tuple[list[Cells], np.ndarray | None]:
     """Let the model's cell head, if it has one, make scores of mean probabilities."""
-    if predictor.head is None:
-        return partials, None
+    if model.head is None:
+        return cells, None
     areas = [
-        p.count * (float(s.sample.mpp or np.nan) / predictor.card.mpp) ** 2
-        for p, s in zip(partials, samples.samples, strict=True)
+        c.count * (float(s.sample.mpp or np.nan) / model.card.mpp) ** 2
+        for c, s in zip(cells, samples.samples, strict=True)
     ]
-    return apply_head(
-        predictor.head,
-        partials,
-        scale=normalization.scale_of(samples.channels),
-        areas=areas,
-        context=context,
-    )
+    scale = normalization.scale_of(samples.channels)
+    return apply_head(model.head, cells, scale=scale, areas=areas, context=context)
 
 
 def table_of_scores(
     samples: SampleSet,
-    partials: list[Partials],
+    cells: list[Cells],
     scores: list[np.ndarray],
     normalization: Normalization,
     provenance: dict[str, Any],
@@ -81,15 +79,11 @@ def table_of_scores(
 ) -> Any:
     """Build the annotating table."""
     layers: dict[str, list[np.ndarray]] = {}
-    filled = [p if p.ids.size else None for p in partials]
+    empty = np.empty((0, 0))
     if intensity:
-        layers["integrated_expression"] = [
-            p.sums["intensity"] / p.count[:, None] if p else np.empty(0) for p in filled
-        ]
+        layers["integrated_expression"] = [c.means.get("intensity", empty) for c in cells]
     if config.per_view:
-        layers["score_std"] = [
-            (p.sums["score_view"] / p.count[:, None, None]).std(axis=-1) if p else np.empty(0) for p in filled
-        ]
+        layers["score_std"] = [c.means["score_view"].std(axis=-1) if len(c) else empty for c in cells]
     channels = samples.channels
     var = pd.DataFrame(
         {
@@ -99,33 +93,36 @@ def table_of_scores(
         },
         index=list(channels),
     )
-    return build_table(
-        samples.samples, partials, x=scores, layers=layers, var=var, uns={"nimbus": provenance}
-    )
+    return build_table(samples.samples, cells, x=scores, layers=layers, var=var, uns={"nimbus": provenance})
 
 
 def provenance_of(
-    predictor: Predictor, samples: SampleSet, normalization: Normalization, context: np.ndarray | None
+    runner: Runner, samples: SampleSet, outcome: Outcome, context: np.ndarray | None
 ) -> dict[str, Any]:
     """Everything needed to repeat the run."""
-    card = predictor.card
+    card = runner.model.card
+    measured = {} if outcome.difference is None else {"precision_difference": outcome.difference}
     seen = {} if context is None else {"context": context, "context_markers": np.array(samples.channels)}
-    return seen | {
-        "version": __version__,
-        "model": card.name,
-        "weights_sha256": card.sha256,
-        "licence": card.licence,
-        "model_mpp": card.mpp,
-        "mpp": {s.pair.labels: float(s.sample.mpp or np.nan) for s in samples.samples},
-        "images": {s.pair.labels: s.pair.image for s in samples.samples},
-        "coordinate_systems": {s.pair.labels: s.pair.system for s in samples.samples},
-        "threshold": card.threshold,
-        "views": np.array(predictor.config.views),
-        "precision": predictor.precision,
-        "device": str(predictor.device),
-        "normalization": json.dumps(normalization.to_dict()),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return (
+        seen
+        | measured
+        | {
+            "version": __version__,
+            "model": card.name,
+            "weights_sha256": card.sha256,
+            "licence": card.licence,
+            "model_mpp": card.mpp,
+            "mpp": {s.pair.labels: float(s.sample.mpp or np.nan) for s in samples.samples},
+            "images": {s.pair.labels: s.pair.image for s in samples.samples},
+            "coordinate_systems": {s.pair.labels: s.pair.system for s in samples.samples},
+            "threshold": card.threshold,
+            "views": np.array(runner.config.views),
+            "precision": runner.precision,
+            "device": ", ".join(runner.devices),
+            "normalization": json.dumps(outcome.normalization.to_dict()),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
 
 
 def commit(
@@ -134,17 +131,17 @@ def commit(
     into: str | None,
     result: Any,
     provenance: dict[str, Any],
-    stores: dict[str, MapStore],
+    maps: dict[str, Any],
     *,
     write: bool,
 ) -> None:
     """Put results into the object, and persist them if asked to."""
-    for name, store in stores.items():
+    for name, element in maps.items():
         if name in sdata:
             del sdata[name]
-        sdata[name] = store.element()
-    if stores:
-        remember_maps(sdata, list(stores))
+        sdata[name] = element
+    if maps:
+        remember_maps(sdata, list(maps))
     if into is None:
         if table in sdata.tables:
             del sdata[table]
@@ -153,8 +150,8 @@ def commit(
         sdata[into].layers["nimbus"] = result
         sdata[into].uns["nimbus"] = provenance
     if write:
-        for name in stores:
+        for name in maps:
             persist_map(sdata, name)
-        if stores:
+        if maps:
             sdata.write_attrs()
         persist_table(sdata, into or table, overwrite=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.arrays.cell_context import cell_features, fit_context, neighbour_mean
+from nimbus_sd.arrays.cell_context import cell_features, fit_context, nearest_cells, neighbour_mean
 from nimbus_sd.engine.device import PRECISIONS
 from nimbus_sd.engine.training.batch import GroupIndex, collate
 from nimbus_sd.engine.training.sources import TileSource, TrainTile
@@ -113,7 +113,7 @@ def _cells(tile: TrainTile, probability: AnyArray, field: int) -> MarkerCells:
     return MarkerCells(
         score=mean(probability)[there],
         intensity=intensity,
-        neighbours=neighbour_mean(intensity[:, None], position)[:, 0],
+        neighbours=neighbour_mean(intensity, nearest_cells(position)),
         area=area[there].astype(np.float64),
         target=tile.target[there],
         field=np.full(int(there.sum()), field),

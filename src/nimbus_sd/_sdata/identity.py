@@ -1,0 +1,107 @@
+"""What decides the result of a prediction, in JSON's types: the key of its journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spatialdata import SpatialData
+
+from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.version import __version__
+from nimbus_sd._sdata.samples import SampleSet
+from nimbus_sd.engine.normalization import Normalization
+from nimbus_sd.engine.run import Runner
+from nimbus_sd.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def active_client(client: Client | bool | None) -> Client | None:
+    """The client to use: the one given, else the active one; False for none.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if client is None or client is True:
+        if "distributed" not in sys.modules:  # nobody can have made one
+            return None
+        from distributed import Client as DaskClient
+
+        try:
+            return DaskClient.current()
+        except ValueError:
+            return None
+    if client is False:
+        return None
+    from distributed import Client as DaskClient
+
+    if not isinstance(client, DaskClient):
+        msg = f"client={client!r}: pass a dask.distributed.Client, None (the active one) or False (none)"
+        raise InputError(msg)
+    return client
+
+
+def about_run(
+    runner: Runner,
+    samples: SampleSet,
+    *,
+    normalization: Normalization | None,
+    quantile: float,
+    rule: str,
+    maps: str | None,
+) -> dict[str, Any]:
+    """Everything that the sums of a block depend on."""
+    config = runner.config
+    scales = normalization.to_dict() if normalization else {"quantile": quantile, "rule": rule}
+    return {
+        "version": __version__,
+        "weights": _weights(runner.model),
+        "inputs": [
+            [s.sample.region, s.sample.image.fingerprint, s.sample.labels.fingerprint, s.sample.mpp]
+            for s in samples.samples
+        ],
+        "channels": list(samples.channels),
+        "normalization": scales,
+        "views": list(config.views),
+        "precision": config.precision,
+        "sums": [config.per_view, config.intensity],
+        "tile": config.tile,
+        "maps": maps,
+    }
+
+
+def home_of(sdata: SpatialData, samples: SampleSet) -> Path | None:
+    """Folder beside the store for unfinished runs.
+
+    None if there is no local store, its folder can't be written, or an element lies in memory only, so
+    that another process could not tell that it is the same.
+    """
+    if not (sdata.is_backed() and Path(str(sdata.path)).is_dir()):
+        return None
+    store = Path(str(sdata.path)).absolute()
+    sources = [x for s in samples.samples for x in (s.sample.image, s.sample.labels)]
+    if not os.access(store.parent, os.W_OK) or any(x.fingerprint is None for x in sources):
+        return None
+    return store.parent / f".{store.name}.nimbus-runs"
+
+
+def _weights(model: LoadedModel) -> Sequence[str]:
+    """Hash of the weights, and of what the card says about their use."""
+    card = model.card
+    used = [card.mpp, card.transform, card.mask_rule, card.stride, card.halo, dict(card.architecture)]
+    if model.path is not None and card.sha256:
+        return [card.sha256, json.dumps(used)]
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    return [digest.hexdigest(), json.dumps(used)]

@@ -1,0 +1,224 @@
+"""Run blocks on the workers of a dask cluster: one model per worker, only partials travel back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
+from typing import Any
+
+import torch
+from distributed import Client, Future, as_completed, get_worker
+from distributed.scheduler import KilledWorker
+
+from nimbus_sd._core.errors import ClusterError, NimbusWarning, OutOfMemoryError
+from nimbus_sd.engine.device import free_memory, resolve_devices, resolve_precision
+from nimbus_sd.engine.job import Block, Job, Scored
+from nimbus_sd.engine.predict import Predictor
+from nimbus_sd.models.loading import load
+
+log = logging.getLogger("nimbus_sd")
+
+_AHEAD = 2  # blocks in flight per slot: one computes, the next waits on the worker
+_LARGE = 8 << 20
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a cluster offers.
+
+    Attributes
+    ----------
+    addresses
+        Of the workers.
+    slots
+        Blocks that can be computed at once.
+    memory
+        Bytes free for activations on the smallest of them.
+    precision
+        Of every worker, when ``"auto"`` is asked for: bfloat16 where all have it.
+    resources
+        What each block asks for: a GPU where workers declare them.
+    """
+
+    addresses: tuple[str, ...]
+    slots: int
+    memory: int
+    precision: str
+    resources: dict[str, float]
+
+
+def survey(client: Client, device: str | tuple[str, ...], precision: str) -> Workers:
+    """Ask the workers what they have.
+
+    Raises
+    ------
+    ClusterError
+        If there are none.
+    """
+    known = _workers(client)
+    with_gpu = {a: w["resources"]["GPU"] for a, w in known.items() if w.get("resources", {}).get("GPU")}
+    addresses = tuple(with_gpu or known)
+    if not addresses:
+        msg = (
+            f"the cluster of {client} has no workers (yet); start some, or wait with "
+            "client.wait_for_workers(1), or run in this process with client=False"
+        )
+        raise ClusterError(msg)
+    hosts = [known[a]["host"] for a in addresses]
+    answers = client.run(_offer, device, precision, workers=list(addresses))
+    memory = min(answers[a][0] // hosts.count(h) for a, h in zip(addresses, hosts, strict=True))
+    limits = [known[a]["memory_limit"] // 2 for a in addresses if known[a]["memory_limit"]]
+    all_half = all(answers[a][1] == "bfloat16" for a in addresses)
+    return Workers(
+        addresses,
+        int(sum(with_gpu.values())) or len(addresses),
+        min([memory, *limits]),
+        "bfloat16" if all_half else "float32",
+        {"GPU": 1.0} if with_gpu else {},
+    )
+
+
+def _offer(device: str | tuple[str, ...], precision: str) -> tuple[int, str]:
+    """Run on a worker: bytes free and the precision it would take."""
+    found = resolve_devices(device)[0]
+    return free_memory(found), resolve_precision(precision, found)
+
+
+def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: Workers) -> Iterator[Scored]:
+    """Score blocks on a cluster's workers.
+
+    Parameters
+    ----------
+    job
+        What to compute; its model is a name or path that every worker can load, and its images
+        lie where every worker can read them.
+    blocks
+        Consumed lazily: a few per worker are in flight, so that neither the scheduler nor the
+        client grows with the slide.
+    client, workers
+        The cluster, and what :func:`survey` found there.
+
+    Yields
+    ------
+    Blocks as they are finished.
+
+    Raises
+    ------
+    ClusterError
+        If a block takes down one worker after the other, or none has the memory for it.
+    """
+    todo = iter(blocks)
+    shared = _share(job, client)
+    refused: dict[Block, set[str]] = {}
+    of: dict[Any, Block] = {}
+
+    def submit(block: Block) -> Future:
+        # free to go anywhere, unless some have no memory for it: a worker that died comes back elsewhere
+        left = _others(client, refused[block]) if block in refused else None
+        future = client.submit(
+            _score_block, shared, block, pure=False, workers=left, resources=workers.resources or None
+        )
+        of[future.key] = block
+        return future
+
+    first = [submit(b) for b in islice(todo, workers.slots * _AHEAD)]
+    running = as_completed(first, loop=client.loop)
+    del first
+    try:
+        for future in running:
+            block = of.pop(future.key)
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                raise ClusterError(_killed(job, block)) from error
+            except OutOfMemoryError as error:
+                refused.setdefault(block, set()).add(str(error.args[-1]))
+                if not _others(client, refused[block]):
+                    raise ClusterError(_no_memory(job, block)) from error
+                log.warning("%s: no memory on %s; another worker tries it", _name(job, block), error.args[-1])
+                running.add(submit(block))
+                continue
+            for following in islice(todo, 1):
+                running.add(submit(following))
+            del future  # the worker may forget it now
+            yield result
+    finally:
+        client.cancel(list(running.futures), force=True)
+
+
+def _workers(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of its workers now; nothing if it is gone."""
+    return client.scheduler_info(n_workers=-1).get("workers", {})
+
+
+def _others(client: Client, refused: set[str]) -> list[str]:
+    """Addresses of the workers that are there now, without those that refused."""
+    return [a for a in _workers(client) if a not in refused]
+
+
+def _share(job: Job, client: Client) -> Future:
+    """Put the job on the cluster as a task: a worker that comes back can make it again."""
+    packed = pickle.dumps(job)
+    if len(packed) > _LARGE:
+        warnings.warn(
+            f"{len(packed) >> 20} MiB of pixels in memory are sent to the workers; write the object to zarr "
+            "and read it back, and they read what they need themselves",
+            NimbusWarning,
+            stacklevel=4,
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        return client.submit(pickle.loads, packed, key=f"nimbus-job-{job.key}-{os.urandom(4).hex()}")
+
+
+_lock = Lock()
+_predictors: dict[str, Predictor] = {}
+
+
+def _predictor(job: Job) -> Predictor:
+    """The worker's one model, loaded from its card when the first block comes."""
+    with _lock:
+        if job.key not in _predictors:
+            worker = get_worker()
+            if worker.nanny is not None:  # a process of its own: its threads are the worker's
+                torch.set_num_threads(max(worker.state.nthreads, 1))
+            _predictors.clear()
+            _predictors[job.key] = Predictor(load(job.model), job.config)
+        return _predictors[job.key]
+
+
+def _score_block(job: Job, block: Block) -> Scored:
+    """Run on a worker."""
+    try:
+        (scored,) = _predictor(job).score(job, [block])
+    except MemoryError as error:
+        raise OutOfMemoryError(*error.args, get_worker().address) from error
+    return scored
+
+
+def _name(job: Job, block: Block) -> str:
+    tile = job.plans[block.sample][block.tile]
+    y, x = tile.owned
+    region = job.samples[block.sample].region
+    return f"labels {region!r}, block {block.tile} (y {y.start}–{y.stop}, x {x.start}–{x.stop})"
+
+
+def _killed(job: Job, block: Block) -> str:
+    return (
+        f"{_name(job, block)}: the workers that computed it died one by one, most likely for want of "
+        "memory; finished blocks are kept. Pass a smaller tile= (now "
+        f"{job.plans[block.sample].tile}), or give the workers more memory, and run again"
+    )
+
+
+def _no_memory(job: Job, block: Block) -> str:
+    return (
+        f"{_name(job, block)}: no worker has the memory for it; finished blocks are kept. Pass a smaller "
+        f"tile= (now {job.plans[block.sample].tile}), or give the workers more memory, and run again"
+    )
