@@ -8,14 +8,17 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+import cloudpickle
 import dask
 import numpy as np
 import pytest
 import spatialdata as sd
 import zarr
+from distributed import Client
 from spatialdata import SpatialData
 from spatialdata._io.format import SpatialDataContainerFormatV01
-from spatialdata.transformations import get_transformation
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Identity, Scale, Translation, get_transformation
 from xarray import DataTree
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
@@ -194,12 +197,12 @@ class TestElement:
         assert not computed
         data = finest(element).data
         assert data.chunks == ((1, 1, 1), (1024, 1024, 52), (1024, 76))
-        graph, _ = dask.optimize(data, data)
-        assert len(dict(graph.dask)) <= data.npartitions + 1  # and the array that they read
         levels = [next(iter(level.data_vars.values())) for level in element.children.values()]
         assert [level.shape[1:] for level in levels] == [(2100, 1100), (1050, 550), (525, 275)]
-        assert {level.dtype for level in levels} == {np.dtype("uint8")}
-        assert not any(isinstance(level.data, np.ndarray) for level in levels)
+        for level in levels:
+            assert level.dtype == np.uint8
+            (graph,) = dask.optimize(level.data)
+            assert len(dict(graph.dask)) == level.data.npartitions + 1  # and what they read from
 
     @pytest.mark.parametrize(
         ("shape", "sides"), [((2, 2), [2, 1]), ((1024, 40), [1024, 512]), ((3, 5000), [3, 1]), ((1, 9), [1])]
@@ -212,16 +215,42 @@ class TestElement:
         levels = list(element.children.values()) if isinstance(element, DataTree) else [element]
         assert [level.sizes["y"] for level in levels] == sides
 
-    def test_levels_are_means(self, sdata, tmp_path):
+    @pytest.mark.parametrize("dtype", ["float16", "uint8"])
+    @pytest.mark.parametrize("factor", [2.0, 1.54, 0.5])
+    def test_levels_are_means(self, factory, tmp_path, factor, dtype):
+        shape = (5003, 11)
+        sdata = factory(shape=shape, n_cells=1)
+        plan = plan_tiles(shape, factor=factor, tile=512, halo=0)
+        sink = MapSink.create(tmp_path / "map", plan, 3, dtype)
+        fill(sink, plan, probabilities(plan))
+        element = map_element(sink, plan, sample_of(sdata), CHANNELS)
+        assert list(element.children) == ["scale0", "scale1", "scale2", "scale3"]
+        whole = pixels(element).astype(float)
+        for i in range(1, 4):
+            n, (y, x) = 2**i, (side >> i for side in shape)
+            level = next(iter(element[f"scale{i}"].data_vars.values())).data.compute()
+            means = whole[:, : y * n, : x * n].reshape(3, y, n, x, n).mean((2, 4))
+            assert level.dtype == np.dtype(dtype)
+            np.testing.assert_allclose(level, means, atol=0.501 if dtype == "uint8" else 1e-3)
+
+    def test_is_what_the_parser_makes(self, sdata, tmp_path):
         element, expected = map_of(sdata, tmp_path)
-        level = next(iter(element["scale1"].data_vars.values())).data.compute()
-        assert level.dtype == np.float16
-        means = expected.astype(float).reshape(3, SHAPE[0] // 2, 2, SHAPE[1] // 2, 2).mean((2, 4))
-        np.testing.assert_allclose(level, means, atol=1e-3)
+        to = {"fov0": Identity()}
+        parsed = Image2DModel.parse(
+            expected, dims=("c", "y", "x"), c_coords=CHANNELS, transformations=to, scale_factors=[2]
+        )
+        Image2DModel().validate(element)
+        for scale in ("scale0", "scale1"):
+            found, wanted = (next(iter(e[scale].data_vars.values())) for e in (element, parsed))
+            assert (found.name, found.dims, found.dtype) == (wanted.name, wanted.dims, wanted.dtype)
+            for axis in ("c", "y", "x"):
+                np.testing.assert_array_equal(found.coords[axis], wanted.coords[axis])
+            matrices = [
+                get_transformation(v, "fov0").to_affine_matrix(*[("x", "y")] * 2) for v in (found, wanted)
+            ]
+            np.testing.assert_allclose(*matrices)
 
     def test_lies_where_the_image_does(self, sdata, tmp_path, place):
-        from spatialdata.transformations import Scale, Translation
-
         for name in ("fov0_image", "fov0_labels"):
             steps = (Scale([0.5, 0.5], axes=("x", "y")), Translation([7, 3], axes=("x", "y")))
             place(sdata, name, *steps, system="slide")
@@ -235,8 +264,15 @@ class TestElement:
 
     def test_parts_are_read_as_asked(self, sdata, tmp_path):
         element, expected = map_of(sdata, tmp_path, factor=1.54)
-        part = finest(element).data[1:3, 13:61:4, 50:3:-1]
-        np.testing.assert_array_equal(part.compute(), expected[1:3, 13:61:4, 50:3:-1])
+        data = finest(element).data
+        for key in (
+            np.s_[1:3, 13:61:4, 50:3:-1],
+            np.s_[2],
+            np.s_[1, 5],
+            np.s_[[2, 0], :, 7],
+            np.s_[..., None],
+        ):
+            np.testing.assert_array_equal(data[key].compute(), expected[key])
         assert finest(element).data[:, 5:5].compute().shape == (3, 0, SHAPE[1])
 
     def test_folder_stays_until_the_last_array_is_gone(self, factory, tmp_path):
@@ -257,8 +293,6 @@ class TestElement:
         assert not folder.exists()
 
     def test_folder_outlives_copies_in_other_processes(self, sdata, tmp_path):
-        import cloudpickle
-
         (tmp_path / "spool").mkdir()
         element, expected = map_of(sdata, tmp_path / "spool")
         keep_alive(element, tmp_path / "spool")
@@ -291,6 +325,14 @@ class TestPersist:
                 }
                 assert finest(found).coords["c"].values.tolist() == list(CHANNELS)
         assert not leftovers(tmp_path / "s.zarr")
+
+    def test_an_active_cluster_is_left_out(self, stored, tmp_path):
+        """Its workers may not see the spool."""
+        stored["score"], expected = map_of(stored, tmp_path)
+        with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+            persist_map(stored, "score")
+            assert not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
+        np.testing.assert_array_equal(pixels(stored["score"]), expected)
 
     def test_once_more_what_lies_there_already(self, stored, tmp_path):
         stored["score"], expected = map_of(stored, tmp_path)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import shutil
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import dask.array as da
 import numpy as np
 import zarr
+from scipy import sparse
 from spatialdata.models import Image2DModel
-from spatialdata.transformations import Affine
+from spatialdata.models.pyramids_utils import dask_arrays_to_datatree
+from spatialdata.transformations import Affine, set_transformation
+from spatialdata.transformations._utils import compute_coordinates
+from xarray import Dataset, DataTree
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.elements import finest
 from nimbus_sd._sdata.resolve import ResolvedSample
-from nimbus_sd.arrays import Tile, TilePlan
+from nimbus_sd.arrays import AxisMap, Interval, Tile, TilePlan
 
 DTYPES = ("float16", "uint8")
 _CHUNK = 1024
+_MODEL_SIDE = 2048  # model px that one mean over a large area holds at once, along each axis
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,11 @@ class _Folder:
 _folders: WeakValueDictionary[Path, _Folder] = WeakValueDictionary()
 
 
-class _FullResolution:
-    """The map of a sink at the image's resolution (nearest), as something that slices like an array.
+class _Level:
+    """The map of a sink at ``1 / 2**level`` of the image's resolution; slices like an array.
+
+    Each chunk of each level comes straight from the model's grid, in one task: a level made of
+    the one above would take a graph of millions of tasks for a slide.
 
     Attributes
     ----------
@@ -133,25 +140,63 @@ class _FullResolution:
         Keeps a temporary folder for as long as there are arrays that read from it.
     """
 
-    def __init__(self, sink: MapSink, plan: TilePlan, shape: tuple[int, ...]) -> None:
-        self._sink, self._plan, self.shape = sink, plan, shape
+    def __init__(self, sink: MapSink, plan: TilePlan, level: int) -> None:
+        self._sink, self._plan, self._level = sink, plan, level
         self._array = zarr.open_array(sink.path, mode="r")
-        self.dtype, self.ndim = np.dtype(sink.dtype), len(shape)
+        self.shape = (self._array.shape[0], plan.y.size >> level, plan.x.size >> level)
+        self.dtype, self.ndim = np.dtype(sink.dtype), 3
         self.owner: _Folder | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a copy in another process must not remove the folder
-        return type(self), (self._sink, self._plan, self.shape)
+        return type(self), (self._sink, self._plan, self._level)
 
-    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        c, y, x = (slice(*k.indices(n)) for k, n in zip(key, self.shape, strict=True))
-        rows, columns = (
-            axis.model_index(s.start, s.stop)[:: s.step] for axis, s in ((self._plan.y, y), (self._plan.x, x))
-        )
-        if not rows.size or not columns.size:
-            return np.zeros((len(range(self.shape[0])[c]), rows.size, columns.size), self.dtype)
-        part = np.asarray(self._array[c, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-        return part[:, rows - rows[0]][:, :, columns - columns[0]]
+    def __getitem__(self, key: tuple[slice | int, ...]) -> np.ndarray:
+        picked = [np.arange(n)[k] for n, k in zip(self.shape, key, strict=True)]
+        c, y, x = (np.atleast_1d(p) for p in picked)
+        if not (c.size and y.size and x.size):
+            return np.zeros([p.size for p in picked if p.ndim], self.dtype)
+        spans = [Interval(int(p.min()), int(p.max()) + 1) for p in (c, y, x)]
+        block = self._means(*spans) if self._level else self._nearest(*spans)
+        block = block[np.ix_(*(p - s.start for p, s in zip((c, y, x), spans, strict=True)))]
+        return block[tuple(slice(None) if p.ndim else 0 for p in picked)]
+
+    def _nearest(self, c: Interval, y: Interval, x: Interval) -> np.ndarray:
+        rows, columns = self._plan.y.model_index(y.start, y.stop), self._plan.x.model_index(x.start, x.stop)
+        part = self._array[c.slice, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return np.asarray(part)[:, rows - rows[0]][:, :, columns - columns[0]]
+
+    def _means(self, c: Interval, y: Interval, x: Interval) -> np.ndarray:
+        """Means of ``2**level`` x ``2**level`` px, block by block as they may come from a large area."""
+        out = np.empty((c.size, y.size, x.size), self.dtype)
+        for rows, row_weights in self._weights(self._plan.y, y):
+            for columns, column_weights in self._weights(self._plan.x, x):
+                first, last = row_weights.model.slice, column_weights.model.slice
+                part = np.asarray(self._array[c.slice, first, last], dtype=np.float32)
+                for plane, target in zip(part, out, strict=True):
+                    mean = (column_weights.matrix @ (row_weights.matrix @ plane).T).T
+                    target[rows, columns] = np.rint(mean) if self.dtype.kind == "u" else mean
+        return out
+
+    def _weights(self, axis: AxisMap, span: Interval) -> Iterator[tuple[slice, _Weights]]:
+        """For each block along an axis: where it goes, and which model px make it up."""
+        n = 2**self._level
+        side = max(int(_MODEL_SIDE * axis.factor) // n, 1)
+        for start in range(span.start, span.stop, side):
+            stop = min(start + side, span.stop)
+            index = axis.model_index(start * n, stop * n)
+            model = Interval(int(index[0]), int(index[-1]) + 1)
+            where = (np.arange(index.size) // n, index - model.start)
+            share = np.full(index.size, 1 / n, np.float32)
+            matrix = sparse.csr_array((share, where), shape=(stop - start, model.size))
+            yield slice(start - span.start, stop - span.start), _Weights(model, matrix)
+
+
+class _Weights(NamedTuple):
+    """Mean of model px along one axis: which px, and a matrix ``(px of the level, model px)``."""
+
+    model: Interval
+    matrix: sparse.csr_array
 
 
 def map_element(sink: MapSink, plan: TilePlan, sample: ResolvedSample, channels: Sequence[str]) -> Any:
@@ -162,35 +207,32 @@ def map_element(sink: MapSink, plan: TilePlan, sample: ResolvedSample, channels:
     sink
         Where the probabilities are; they may still be on their way.
     plan
-        Tiles that they came in.
+        Tiles that they came in; it has the size of the sample's labels.
     sample
-        Whose labels give the size, and the place in ``sample.pair.system``.
+        Gives the place in ``sample.pair.system``.
     channels
         Names of the markers.
 
     Returns
     -------
     DataTree with levels ``(c, y, x)`` of the sink's dtype, each half the size of the one
-    before, until the longer side has at most 1024 px; at least two where the image
-    has two px along both sides.
+    before (means), until the longer side has at most 1024 px; at least two. A DataArray for
+    an image that is one px wide.
     """
-    shape = (len(channels), *sample.sample.labels.shape)
-    source = _FullResolution(sink, plan, shape)
-    lazy = da.from_array(
-        source,
-        chunks=(1, _CHUNK, _CHUNK),
-        name=f"nimbus-map-{uuid.uuid4().hex}",
-        meta=np.empty((0, 0, 0), source.dtype),
-    )
-    matrix = Affine(sample.to_world, input_axes=("x", "y"), output_axes=("x", "y"))
-    return Image2DModel.parse(
-        lazy,
-        dims=("c", "y", "x"),
-        c_coords=list(channels),
-        transformations={sample.pair.system: matrix},
-        scale_factors=[2] * _halvings(shape[1:]) or None,
-        chunks=(1, _CHUNK, _CHUNK),  # else multiscales get 256 x 256 px of all markers
-    )
+    to = {sample.pair.system: Affine(sample.to_world, input_axes=("x", "y"), output_axes=("x", "y"))}
+    levels = [_lazy(_Level(sink, plan, i)) for i in range(_halvings((plan.y.size, plan.x.size)) + 1)]
+    if len(levels) == 1:
+        return Image2DModel.parse(
+            levels[0], dims=("c", "y", "x"), c_coords=list(channels), transformations=to
+        )
+    tree = dask_arrays_to_datatree(levels, dims=("c", "y", "x"), channels=list(channels))
+    set_transformation(tree, to, set_all=True)
+    return compute_coordinates(tree)
+
+
+def _lazy(source: _Level) -> da.Array:
+    name, meta = f"nimbus-map-{uuid.uuid4().hex}", np.empty((0, 0, 0), source.dtype)
+    return da.from_array(source, chunks=(1, _CHUNK, _CHUNK), name=name, meta=meta, fancy=False)
 
 
 def _halvings(shape: tuple[int, ...]) -> int:
@@ -203,12 +245,15 @@ def _halvings(shape: tuple[int, ...]) -> int:
 
 def keep_alive(element: Any, folder: Path) -> None:
     """Let `folder` go with the last array that reads from it, be it of this `element` or of another."""
-    owner = _folders.setdefault(folder, _Folder(folder)) if folder not in _folders else _folders[folder]
+    owner = _folders.get(folder) or _Folder(folder)
+    _folders[folder] = owner
     for source in _sources(element):
         source.owner = owner
 
 
-def _sources(element: Any) -> list[_FullResolution]:
-    layers = finest(element).data.dask.layers
-    originals = [layer for name, layer in layers.items() if name.startswith("original-")]
-    return [value for layer in originals for value in layer.values() if isinstance(value, _FullResolution)]
+def _sources(element: Any) -> list[_Level]:
+    levels = [element[name].to_dataset() for name in element] if isinstance(element, DataTree) else [element]
+    arrays = [next(iter(v.data_vars.values())).data if isinstance(v, Dataset) else v.data for v in levels]
+    layers = [(name, layer) for array in arrays for name, layer in array.dask.layers.items()]
+    originals = [layer for name, layer in layers if name.startswith("original-")]
+    return [value for layer in originals for value in layer.values() if isinstance(value, _Level)]

@@ -18,7 +18,7 @@ from spatialdata._io.format import SpatialDataContainerFormatV01
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata.elements import ATTRS_KEY, own_attrs
 from nimbus_sd._sdata.map_element import DTYPES, MapSink, check_dtype, keep_alive, map_element
-from nimbus_sd._sdata.persist import _clean_up, _take_back, put_in_place
+from nimbus_sd._sdata.persist import _MARK, _clean_up, _take_back, put_in_place
 from nimbus_sd._sdata.resolve import ResolvedSample
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "remember_maps",
 ]
 
-_MARK = "nimbus-tmp"  # as for tables
 _WRITERS = 2  # threads; each holds a few chunks
 
 

@@ -153,7 +153,5 @@ def _consolidate(store: FsspecStore) -> None:
 
 def _remove(fs: Any, prefix: str) -> None:
     fs.invalidate_cache()
-    try:
-        fs.rm(prefix, recursive=True)
-    except FileNotFoundError:
-        return
+    for file in fs.find(prefix):  # one by one: fs.rm takes a name with [ ] or * as a pattern
+        fs.rm_file(file)

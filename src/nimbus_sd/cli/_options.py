@@ -9,7 +9,6 @@ from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.place import as_local, as_url
 
 if TYPE_CHECKING:
-    from distributed import Client
     from spatialdata import SpatialData
 
 
@@ -68,23 +67,3 @@ def open_store(path: str | Path) -> SpatialData:
     import spatialdata as sd
 
     return sd.read_zarr(as_local(path))
-
-
-def connect(address: str) -> Client:
-    """Connect to a dask scheduler.
-
-    Raises
-    ------
-    InputError
-        If none answers at `address`.
-    """
-    from distributed import Client
-
-    try:
-        return Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        msg = (
-            f"--scheduler {address}: no dask scheduler answers there ({error}); pass the address that "
-            "'dask scheduler' prints, such as tcp://10.0.0.1:8786"
-        )
-        raise InputError(msg) from error

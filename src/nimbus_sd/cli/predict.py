@@ -14,7 +14,7 @@ from nimbus_sd.cli._options import channel_choice, open_store, split_names
 
 
 def predict(
-    store: Annotated[Path, typer.Argument(help="SpatialData zarr store on a local disk.")],
+    store: Annotated[Path, typer.Argument(help="SpatialData zarr store: a folder or a URL.")],
     image: Annotated[str | None, typer.Option(help="Image element.")] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels elements.")] = None,
     channels: Annotated[str, typer.Option(help="auto, all, or comma-separated names.")] = "auto",
