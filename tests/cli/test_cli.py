@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +98,39 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(nimbus, tree):
     for word in ("blocks", "tile", "FLOP", "memory", "time"):
         assert word in out
     assert not list(sd.read_zarr(store).tables)
+
+
+def test_a_cohort(nimbus, tree):
+    stores = []
+    for i in range(2):
+        nimbus("convert", tree / "image_data", tree / f"s{i}.zarr", "--labels", "segmentation", "--mpp", 0.5)
+        stores.append(tree / f"s{i}.zarr")
+    code, out, _ = nimbus("predict", *stores, "--dry-run", "--json")
+    counted = json.loads(out)
+    assert (code, counted["n_samples"]) == (0, 4)
+    results, csv, whole = tree / "results", tree / "all.csv", tree / "all.h5ad"
+    options = ("--out-dir", results, "--csv", csv, "--concat", whole, "--no-progress")
+    code, out, err = nimbus("predict", *stores, *options)
+    assert code == 0, err
+    assert f"{results / 's1.zarr'}/tables/nimbus" in out
+    assert f"table of all cells -> {whole}" in out
+    both = ad.read_h5ad(whole)
+    assert list(both.obs["sample"].cat.categories) == ["s0", "s1"]
+    frame = pd.read_csv(csv)
+    assert set(frame["fov"]) == {f"{s}/fov{i}" for s in ("s0", "s1") for i in (0, 1)}
+    np.testing.assert_allclose(frame["CD3"], both[:, "CD3"].X.ravel(), rtol=1e-5)
+    one = ad.read_zarr(results / "s0.zarr" / "tables" / "nimbus")
+    np.testing.assert_array_equal(both[both.obs["sample"] == "s0"].X, one.X)
+    assert not list(stores[0].glob("tables/nimbus"))
+
+    code, _, err = nimbus("predict", *stores, "--out-dir", tree / "r2", "--concat", whole)
+    assert (code, "--overwrite" in err) == (1, True)
+    code, _, err = nimbus("predict", *stores, "--concat", tree / "all.parquet")
+    assert (code, "valid endings are .h5ad and .zarr" in err) == (1, True)
+    options = ("--concat", tree / "all.zarr", "--csv", csv, "--overwrite", "--no-progress")
+    assert nimbus("predict", stores[0], *options)[0] == 0
+    assert ad.read_zarr(tree / "all.zarr").n_obs * 2 == both.n_obs
+    assert set(pd.read_csv(csv)["fov"]) == {"fov0", "fov1"}
 
 
 def test_predict_on_a_scheduler(nimbus, tree):

@@ -140,18 +140,18 @@ def test_cells_are_the_merged_partials_divided(n_blocks, n, seed, shuffle):
 
 
 def leave_unfinished(home, key):
-    with suppress(KeyboardInterrupt), run_folder(home, key, resume=True) as folder:
+    with suppress(KeyboardInterrupt), run_folder([home], key, resume=True) as folder:
         (folder / "blocks").write_text("x")
         raise KeyboardInterrupt
 
 
 def test_a_run_folder_goes_after_success_and_stays_after_failure(tmp_path):
     home, key = tmp_path / ".store.nimbus-runs", key_of(ABOUT)
-    with run_folder(home, key, resume=True) as folder:
+    with run_folder([home], key, resume=True) as folder:
         (folder / "blocks").write_text("x")
     assert not home.exists()
     leave_unfinished(home, key)
-    with run_folder(home, key, resume=True) as folder:
+    with run_folder([home], key, resume=True) as folder:
         assert (folder / "blocks").read_text() == "x"
     assert not home.exists()
 
@@ -159,14 +159,14 @@ def test_a_run_folder_goes_after_success_and_stays_after_failure(tmp_path):
 def test_without_resume_a_run_starts_afresh(tmp_path):
     home = tmp_path / "home"
     leave_unfinished(home, "a")
-    with run_folder(home, "a", resume=False) as folder:
+    with run_folder([home], "a", resume=False) as folder:
         assert not (folder / "blocks").exists()
 
 
 def test_unfinished_runs_of_others_are_named_and_left_alone(tmp_path, caplog):
     home = tmp_path / "home"
     leave_unfinished(home, "stale")
-    with caplog.at_level(logging.WARNING, "nimbus_sd"), run_folder(home, "mine", resume=True):
+    with caplog.at_level(logging.WARNING, "nimbus_sd"), run_folder([home], "mine", resume=True):
         pass
     assert "left alone: stale" in caplog.text
     assert (home / "stale" / "blocks").read_text() == "x"
@@ -175,14 +175,14 @@ def test_unfinished_runs_of_others_are_named_and_left_alone(tmp_path, caplog):
 
 def test_a_second_run_is_refused_and_told_who_the_first_is(tmp_path):
     home = tmp_path / "home"
-    with run_folder(home, "a", resume=True):
+    with run_folder([home], "a", resume=True):
         assert json.loads((home / "owner.json").read_text())["pid"] == os.getpid()
         with (
             pytest.raises(InputError, match=rf"another run works on this store: process {os.getpid()} on"),
-            run_folder(home, "b", resume=True),
+            run_folder([home], "b", resume=True),
         ):
             pass
-    with run_folder(home, "b", resume=True):
+    with run_folder([home], "b", resume=True):
         pass
 
 

@@ -19,7 +19,7 @@ from nimbus_sd.engine.job import Block, Job
 from nimbus_sd.engine.journal import Journal
 from nimbus_sd.engine.local import run_local
 from nimbus_sd.engine.predict import Predictor
-from nimbus_sd.engine.run import Runner, make_job, plan_all, run_job
+from nimbus_sd.engine.run import Runner, plan_all, run_job
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import ArrayImage, ArrayLabels, Sample
 from nimbus_sd.models import LoadedModel, loading
@@ -83,7 +83,7 @@ def compute(samples, model, path, *, client=None, **config):
     runner = Runner.make(model, config, client)
     with Journal(path, {}) as journal:
         plans = plan_all(runner, samples, journal)
-        job = make_job(runner, samples, plans, CHANNELS, SCALE, key=str(path))
+        job = Job(tuple(samples), plans, CHANNELS, SCALE, runner.config, key=str(path))
         return run_job(runner, job, journal)
 
 
@@ -123,7 +123,7 @@ def cut_off(samples, model, path, tile):
     runner = Runner.make(model, PredictConfig(device="cpu", precision="float32", tile=tile), None)
     with Journal(path, {}) as journal:
         plans = plan_all(runner, samples, journal)
-        job = make_job(runner, samples, plans, CHANNELS, SCALE)
+        job = Job(tuple(samples), plans, CHANNELS, SCALE, runner.config)
         for done, scored in enumerate(runner.run(job, job.blocks())):
             journal.add(scored)
             if done == len(job) // 2:
@@ -142,7 +142,7 @@ def test_finished_blocks_are_not_computed_again(samples, model, serial, tmp_path
     runner.predictor.score = lambda job, blocks: score(job, (asked.append(b) or b for b in blocks))
     with Journal(tmp_path / "j", {}) as journal:
         plans = plan_all(runner, samples, journal)
-        job = make_job(runner, samples, plans, CHANNELS, SCALE)
+        job = Job(tuple(samples), plans, CHANNELS, SCALE, runner.config)
         same(run_job(runner, job, journal), serial)
     assert len(asked) == len(job) - before
 
@@ -161,7 +161,7 @@ def test_a_killed_worker_costs_nothing_but_time(samples, model, serial, tmp_path
         runner = Runner.make(model, PredictConfig(device="cpu", precision="float32", tile=32), client)
         with Journal(tmp_path / "j", {}) as journal:
             plans = plan_all(runner, samples, journal)
-            job = make_job(runner, samples, plans, CHANNELS, SCALE, key="killed")
+            job = Job(tuple(samples), plans, CHANNELS, SCALE, runner.config, key="killed")
             pids = client.run(os.getpid)
             for done, scored in enumerate(runner.run(job, job.blocks())):
                 journal.add(scored)
@@ -239,7 +239,8 @@ def test_a_block_that_takes_down_workers_is_named(samples, model, tmp_path):
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), local_cluster(1) as client:
         runner = Runner.make(model, PredictConfig(device="cpu", precision="float32", tile=16), client)
         with Journal(tmp_path / "j", {}) as journal:
-            job = make_job(runner, samples, plan_all(runner, samples, journal), CHANNELS, SCALE, key="down")
+            plans = plan_all(runner, samples, journal)
+            job = Job(tuple(samples), plans, CHANNELS, SCALE, runner.config, key="down")
             (pid,) = client.run(os.getpid).values()
             stream = runner.run(job, job.blocks())
             journal.add(next(stream))

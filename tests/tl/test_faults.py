@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_leaves_the_old_table(store, model):
 
 
 def test_two_runs_on_one_store(store, model):
-    with run_folder(runs_of(store), "first", resume=True):
+    with run_folder([runs_of(store)], "first", resume=True):
         with pytest.raises(InputError, match=rf"another run works on this store: process {os.getpid()} on"):
             predict(store, model)
         assert "nimbus" not in sd.read_zarr(store).tables

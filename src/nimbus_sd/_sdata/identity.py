@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spatialdata import SpatialData
-
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
+from nimbus_sd._sdata.place import as_url
 from nimbus_sd._sdata.samples import SampleSet
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.run import Runner
+from nimbus_sd.models.hub import cache_folder
 from nimbus_sd.models.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def about_run(
     quantile: float,
     rule: str,
     maps: str | None,
+    inputs: bool,
 ) -> dict[str, Any]:
-    """Everything that the sums of a block depend on."""
+    """Everything that the sums of a block depend on; the pixels' fingerprints only with `inputs`."""
     config = runner.config
     scales = normalization.to_dict() if normalization else {"quantile": quantile, "rule": rule}
     return {
@@ -67,7 +68,7 @@ def about_run(
         "weights": _weights(runner.model),
         "inputs": [
             [s.sample.region, s.sample.image.fingerprint, s.sample.labels.fingerprint, s.sample.mpp]
-            for s in samples.samples
+            for s in (samples.samples if inputs else ())
         ],
         "channels": list(samples.channels),
         "normalization": scales,
@@ -79,19 +80,29 @@ def about_run(
     }
 
 
-def home_of(sdata: SpatialData, samples: SampleSet) -> Path | None:
-    """Folder beside the store for unfinished runs.
+def homes_of(stores: Sequence[str | Path | None], samples: SampleSet) -> list[Path]:
+    """Folders for the unfinished runs of stores: beside a local one, in the cache for one behind a URL.
 
-    None if there is no local store, its folder can't be written, or an element lies in memory only, so
-    that another process could not tell that it is the same.
+    None at all if one of the objects has no store, a folder can't be written, or an element lies in
+    memory only, so that another process could not tell that it is the same.
     """
-    if not (sdata.is_backed() and Path(str(sdata.path)).is_dir()):
-        return None
-    store = Path(str(sdata.path)).absolute()
+    homes = [_home(store) for store in stores]
     sources = [x for s in samples.samples for x in (s.sample.image, s.sample.labels)]
-    if not os.access(store.parent, os.W_OK) or any(x.fingerprint is None for x in sources):
+    if any(x.fingerprint is None for x in sources):
+        return []
+    return [h for h in homes if h is not None] if all(homes) else []
+
+
+def _home(store: str | Path | None) -> Path | None:
+    if store is None:
         return None
-    return store.parent / f".{store.name}.nimbus-runs"
+    url = as_url(store)
+    if url is not None:
+        name = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+        return cache_folder() / "runs" / name
+    path = Path(store)
+    there = next(p for p in path.parents if p.is_dir())
+    return path.parent / f".{path.name}.nimbus-runs" if os.access(there, os.W_OK) else None
 
 
 def _weights(model: LoadedModel) -> Sequence[str]:

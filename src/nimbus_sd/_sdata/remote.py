@@ -8,6 +8,8 @@ is remembered beside it.
 from __future__ import annotations
 
 import logging
+import tempfile
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -125,6 +127,18 @@ def open_remote(url: object, **options: Any) -> SpatialData:
     )
     _opened[sdata] = store
     return sdata
+
+
+def make_remote(url: object, **options: Any) -> SpatialData:
+    """Make an empty SpatialData store at a URL, and open it."""
+    store = remote_store(url, **options)
+    fs, root = blocking(store.fs), store.path.rstrip("/")
+    with tempfile.TemporaryDirectory(prefix="nimbus-sd-") as folder:
+        empty = Path(folder) / "empty.zarr"
+        SpatialData().write(empty)
+        files = [file for file in empty.rglob("*") if file.is_file()]
+        fs.put([str(f) for f in files], [f"{root}/{f.relative_to(empty).as_posix()}" for f in files])
+    return open_remote(url, **options)
 
 
 def _members(root: zarr.Group, kind: str) -> dict[str, zarr.Group]:

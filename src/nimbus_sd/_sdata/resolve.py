@@ -46,12 +46,15 @@ class ResolvedSample:
         3 x 3 matrix from that grid's (x, y) to ``pair.system``.
     native_image
         The image on its own grid, for statistics over all its pixels.
+    of
+        Name of the object in a cohort; empty where there is but one.
     """
 
     pair: Pair
     sample: Sample
     to_world: np.ndarray
     native_image: el.ElementImage
+    of: str = ""
 
 
 def resolve_pairs(
@@ -191,7 +194,9 @@ def _check_pair(sdata: SpatialData, labels: str, image: str, system: str | None)
     raise InputError(msg)
 
 
-def resolve_sample(sdata: SpatialData, pair: Pair, *, mpp: float | None = None) -> ResolvedSample:
+def resolve_sample(
+    sdata: SpatialData, pair: Pair, *, mpp: float | None = None, of: str = ""
+) -> ResolvedSample:
     """Build the engine's sample: both elements on the finer of their two grids.
 
     Parameters
@@ -203,10 +208,13 @@ def resolve_sample(sdata: SpatialData, pair: Pair, *, mpp: float | None = None) 
     mpp
         µm per px of the image; None looks for it in the object and leaves it open
         where it is unknown.
+    of
+        Name of the object in a cohort, which messages then say too.
     """
+    where = f"{of}/" if of else ""
     array = el.get_image(sdata, pair.image)
-    native = el.ElementImage(pair.image, array, el.channel_names(array))
-    segmentation = el.ElementLabels(pair.labels, el.get_labels(sdata, pair.labels))
+    native = el.ElementImage(where + pair.image, array, el.channel_names(array))
+    segmentation = el.ElementLabels(where + pair.labels, el.get_labels(sdata, pair.labels))
     if mpp is None:
         mpp = el.mpp_of(sdata, "images", pair.image)
     to_image = el.affine(sdata, "images", pair.image, pair.system)
@@ -225,7 +233,7 @@ def resolve_sample(sdata: SpatialData, pair: Pair, *, mpp: float | None = None) 
         if mpp is not None:
             mpp *= float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
     _warn_of_overhang(pair, overhang(matrix, segmentation.shape, native.shape))
-    return ResolvedSample(pair, Sample(pair.labels, image, labels, mpp), grid, native)
+    return ResolvedSample(pair, Sample(segmentation.name, image, labels, mpp), grid, native, of)
 
 
 def _warn_of_overhang(pair: Pair, px: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from nimbus_sd._sdata.map_spools import MapSpools
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import SampleSet, fit_over
 from nimbus_sd.arrays.cells import Cells
+from nimbus_sd.engine.job import Job
 from nimbus_sd.engine.journal import Journal
 from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.run import Runner, make_job, plan_all, run_job
+from nimbus_sd.engine.run import Runner, plan_all, run_job
 from nimbus_sd.engine.run_folder import key_of, run_folder
 
 
@@ -69,15 +70,15 @@ class Outcome:
 
 
 @contextmanager
-def finished(request: Request, home: Path | None, *, resume: bool) -> Iterator[Outcome]:
+def finished(request: Request, homes: Sequence[Path], *, resume: bool) -> Iterator[Outcome]:
     """Compute, and keep the journal until the caller has stored the result.
 
     Parameters
     ----------
     request
         What to compute.
-    home
-        Folder for unfinished runs, None for a temporary one.
+    homes
+        Folders for unfinished runs, one per store; none for a temporary one.
     resume
         Use what an interrupted run left there.
     """
@@ -88,22 +89,23 @@ def finished(request: Request, home: Path | None, *, resume: bool) -> Iterator[O
         quantile=request.quantile,
         rule=request.rule,
         maps=request.maps,
+        inputs=bool(homes),
     )
     key = key_of(about)
-    with run_folder(home, key, resume=resume) as folder, Journal(folder / "blocks", about) as journal:
+    with run_folder(homes, key, resume=resume) as folder, Journal(folder / "blocks", about) as journal:
         normalization = _normalization(request, journal)
         samples, channels = request.samples, request.samples.channels
         plain = [s.sample for s in samples.samples]
         plans = plan_all(request.runner, plain, journal)
         spools = None
         if request.maps is not None:
-            spools = MapSpools.make(folder if home else None, samples, plans, request.maps)
-        job = make_job(
-            request.runner,
-            plain,
+            spools = MapSpools.make(folder if homes else None, samples, plans, request.maps)
+        job = Job(
+            tuple(plain),
             plans,
             channels,
             normalization.scale_of(channels),
+            request.runner.config,
             sinks=spools.sinks if spools else (),
             key=key,
         )
@@ -115,7 +117,7 @@ def finished(request: Request, home: Path | None, *, resume: bool) -> Iterator[O
                 cells = run_job(request.runner, job, journal, on_progress=advance)
             yield Outcome(cells, normalization, journal.difference, spools)
         except BaseException:
-            if spools is not None and home is None:
+            if spools is not None and not homes:
                 spools.discard()
             raise
 

@@ -34,9 +34,20 @@ class SampleSet:
     samples: tuple[ResolvedSample, ...]
     channels: tuple[str, ...]
 
+    def objects(self) -> dict[str, slice]:
+        """Which samples come from each object of a cohort."""
+        found: dict[str, slice] = {}
+        for i, sample in enumerate(self.samples):
+            found[sample.of] = slice(found[sample.of].start if sample.of in found else i, i + 1)
+        return found
+
+    def part(self, which: slice) -> SampleSet:
+        """Some of the samples, with all markers."""
+        return SampleSet(self.samples[which], self.channels)
+
 
 def resolve_samples(
-    sdata: SpatialData,
+    sdata: SpatialData | Mapping[str, SpatialData],
     *,
     image: str | Mapping[str, str] | None,
     labels: str | Sequence[str] | None,
@@ -48,14 +59,34 @@ def resolve_samples(
 ) -> SampleSet:
     """Resolve pairs, check pixel sizes and choose the channels; reads metadata only.
 
+    Arguments are those of :func:`nimbus_sd.tl.predict`. All of them are taken for every
+    object of a cohort.
+
     Raises
     ------
     InputError
         If the images have different channels, or the pixel size is unknown.
     """
-    pairs = resolve_pairs(sdata, image=image, labels=labels, coordinate_system=coordinate_system)
-    _check_arguments(pairs, image, mpp, exclude)
-    samples = tuple(resolve_sample(sdata, pair, mpp=mpp) for pair in pairs)
+    objects = {"": sdata} if isinstance(sdata, SpatialData) else sdata
+    samples: list[ResolvedSample] = []
+    for name, each in objects.items():
+        pairs = resolve_pairs(each, image=image, labels=labels, coordinate_system=coordinate_system)
+        _check_arguments(pairs, image, mpp, exclude)
+        samples += (resolve_sample(each, pair, mpp=mpp, of=name) for pair in pairs)
+    unknown = [s.native_image.name for s in samples if s.sample.mpp is None]
+    if need_mpp and unknown:
+        msg = (
+            f"image {unknown[0]!r}: the pixel size is unknown. Pass mpp= (µm per px, e.g. 0.5), or store it: "
+            "a Scale transformation to the coordinate system 'microns', or "
+            "sdata.attrs['nimbus_sd'] = {'mpp': 0.5}"
+        )
+        raise InputError(msg)
+    return SampleSet(tuple(samples), _common_channels(samples, channels, exclude))
+
+
+def _common_channels(
+    samples: Sequence[ResolvedSample], channels: str | Sequence[str], exclude: str
+) -> tuple[str, ...]:
     chosen: list[str] | None = None
     for sample in samples:
         native = sample.native_image
@@ -72,14 +103,7 @@ def resolve_samples(
             )
             raise InputError(msg)
         chosen = chosen or mine
-        if need_mpp and sample.sample.mpp is None:
-            msg = (
-                f"image {native.name!r}: the pixel size is unknown. Pass mpp= (µm per px, e.g. 0.5), or "
-                "store it: a Scale transformation to the coordinate system 'microns', or "
-                "sdata.attrs['nimbus_sd'] = {'mpp': 0.5}"
-            )
-            raise InputError(msg)
-    return SampleSet(samples, tuple(chosen or ()))
+    return tuple(chosen or ())
 
 
 def _check_arguments(

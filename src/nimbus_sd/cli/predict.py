@@ -1,9 +1,11 @@
-"""``nimbus-sd predict``: score a store and persist the table."""
+"""``nimbus-sd predict``: score one store or a cohort of them, and persist the tables."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +13,19 @@ from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._cluster import connected
 from nimbus_sd.cli._options import channel_choice, open_store, split_names
+from nimbus_sd.cli._tables import check_file, write_concatenated, write_csv
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 
 def predict(
-    store: Annotated[Path, typer.Argument(help="SpatialData zarr store: a folder or a URL.")],
+    stores: Annotated[
+        list[Path],
+        typer.Argument(
+            help="SpatialData zarr stores, folders or URLs; several are one cohort.", metavar="STORE..."
+        ),
+    ],
     image: Annotated[str | None, typer.Option(help="Image element.")] = None,
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels elements.")] = None,
     channels: Annotated[str, typer.Option(help="auto, all, or comma-separated names.")] = "auto",
@@ -37,8 +48,15 @@ def predict(
             help='Existing table of the same labels that gets the scores as layer "nimbus" instead.'
         ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write the cell table as CSV.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a table, layer or CSV that exists.")] = False,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(help="Leave the stores as they are: one store per input, with the results, goes here."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write all cells as CSV.")] = None,
+    concat: Annotated[
+        Path | None, typer.Option(help="Also write one table of all cells, .h5ad or .zarr.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace tables, layers or files that exist.")] = False,
     coordinate_system: Annotated[
         str | None, typer.Option(help="Where elements are compared and positions given.")
     ] = None,
@@ -61,71 +79,77 @@ def predict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be computed, and how long it would take.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
-    """Score every cell and marker of a store and write the table into it."""
-    from nimbus_sd import io, tl
-    from nimbus_sd.arrays import VIEWS
+    """Score every cell and marker of each store and write a table into it."""
+    from nimbus_sd import tl
+    from nimbus_sd._sdata.cohort import as_cohort
+    from nimbus_sd._sdata.destination import destinations
 
-    if csv is not None and not csv.parent.is_dir():
-        msg = f"--csv {csv}: there is no folder {csv.parent}; make it first"
+    for option, path in (("--csv", csv), ("--concat", concat)):
+        check_file(option, path, overwrite=overwrite)
+    if concat is not None and concat.suffix not in (".h5ad", ".zarr"):
+        msg = f"--concat {concat}: valid endings are .h5ad and .zarr"
         raise InputError(msg)
-    if csv is not None and csv.exists() and not overwrite:
-        msg = f"--csv {csv} exists; pass --overwrite to replace it, or another path"
-        raise InputError(msg)
-    sdata = open_store(store)
+    sdatas = [open_store(store) for store in stores]
+    objects = sdatas[0] if len(sdatas) == 1 else sdatas
+    shared: dict[str, Any] = {
+        "image": image,
+        "labels": split_names(labels),
+        "channels": channel_choice(channels),
+        "model": model,
+        "mpp": mpp,
+        "views": views,
+        "coordinate_system": coordinate_system,
+        "exclude": exclude,
+        "tile": tile,
+        "device": device,
+        "precision": precision,
+        "n_threads": n_threads,
+        "memory": memory,
+    }
     if dry_run:
-        found = tl.estimate(
-            sdata,
-            image=image,
-            labels=split_names(labels),
-            channels=channel_choice(channels),
-            model=model,
-            mpp=mpp,
-            views=tuple(VIEWS)[:views],
-            coordinate_system=coordinate_system,
-            exclude=exclude,
-            tile=tile,
-            device=device,
-            precision=precision,
-            n_threads=n_threads,
-            memory=memory,
-        )
-        typer.echo("\n".join(found.lines()))
+        found = tl.estimate(objects, **shared)
+        typer.echo(json.dumps(found.to_dict()) if as_json else "\n".join(found.lines()))
         return
     with connected(scheduler) as client:
         tl.predict(
-            sdata,
-            image=image,
-            labels=split_names(labels),
-            channels=channel_choice(channels),
-            model=model,
-            mpp=mpp,
+            objects,
+            **shared,
             quantile=quantile,
             rule=rule,
-            views=views,
             score_std=score_std,
             maps=maps,
             maps_dtype=maps_dtype,
             table=table,
             into=into,
             overwrite=overwrite,
-            write=True,
-            coordinate_system=coordinate_system,
-            exclude=exclude,
-            tile=tile,
-            device=device,
-            precision=precision,
-            n_threads=n_threads,
-            memory=memory,
+            write=True if out_dir is None else out_dir,
             client=client,
             resume=resume,
             progress=progress,
         )
-    layer = None if into is None else "nimbus"
-    result = sdata.tables[into or table]
-    where = f"{store}/tables/{into or table}" + (f", layer {layer}" if layer else "")
-    typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {where}")
+    final, layer = (table, None) if into is None else (into, "nimbus")
+    places = (
+        stores if out_dir is None else [t.place for t in destinations(as_cohort(objects), out_dir).values()]
+    )
+    _report(objects, final, layer, places)
     if csv is not None:
-        io.write_cell_table(result, csv, layer=layer, overwrite=overwrite)
+        write_csv(objects, csv, table=final, layer=layer)
         typer.echo(f"cell table -> {csv}")
+    if concat is not None:
+        write_concatenated(objects, concat, table=final)
+        typer.echo(f"table of all cells -> {concat}")
+
+
+def _report(
+    objects: SpatialData | Sequence[SpatialData], table: str, layer: str | None, places: Sequence[object]
+) -> None:
+    from nimbus_sd._sdata.cohort import as_cohort
+
+    for sdata, place in zip(as_cohort(objects).values(), places, strict=True):
+        if table in sdata.tables:  # a store without a labelled pixel has none
+            result = sdata.tables[table]
+            where = f"{place}/tables/{table}" + (f", layer {layer}" if layer else "")
+            typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {where}")

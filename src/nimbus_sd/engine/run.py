@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nimbus_sd.arrays import TilePlan
 from nimbus_sd.arrays.cells import Cells, gather_cells
 from nimbus_sd.engine.device import MemoryBudget, resolve_devices
-from nimbus_sd.engine.job import Block, Job, MapSink, Scored
+from nimbus_sd.engine.job import Block, Job, Scored
 from nimbus_sd.engine.journal import Journal
 from nimbus_sd.engine.local import run_local
 from nimbus_sd.engine.predict import Predictor
@@ -112,28 +110,6 @@ def plan_all(runner: Runner, samples: Sequence[Sample], journal: Journal) -> tup
     if journal.noted("tiles") is None:
         journal.note("tiles", [p.tile for p in plans])
     return plans
-
-
-def make_job(
-    runner: Runner,
-    samples: Sequence[Sample],
-    plans: Sequence[TilePlan],
-    channels: Sequence[str],
-    scale: np.ndarray,
-    *,
-    sinks: Sequence[MapSink] = (),
-    key: str = "",
-) -> Job:
-    """Put together what travels."""
-    return Job(
-        tuple(samples),
-        tuple(plans),
-        tuple(channels),
-        np.asarray(scale),
-        runner.config,
-        sinks=tuple(sinks),
-        key=key,
-    )
 
 
 def run_job(

@@ -9,8 +9,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ def key_of(about: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def run_folder(home: Path | None, key: str, *, resume: bool) -> Iterator[Path]:
+def run_folder(homes: Sequence[Path], key: str, *, resume: bool) -> Iterator[Path]:
     """Yield the folder of the run `key`; it goes when the block ends without an error.
 
     Parameters
     ----------
-    home
-        Folder beside the store for its unfinished runs; it is locked meanwhile. None
-        takes a temporary folder that goes in any case.
+    homes
+        Per store that the run works on, the folder for its unfinished runs. All are locked
+        meanwhile; the run's own folder is made in the first. None at all takes a temporary
+        folder that goes in any case.
     key
         From :func:`key_of`.
     resume
@@ -45,15 +46,17 @@ def run_folder(home: Path | None, key: str, *, resume: bool) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If another run holds the lock; the message names it.
+        If another run holds a lock; the message names it.
     """
-    if home is None:
+    if not homes:
         with tempfile.TemporaryDirectory(prefix="nimbus-sd-run-") as temporary:
             yield Path(temporary)
         return
-    with _locked(home):
-        _name_others(home, key)
-        folder = home / key
+    with ExitStack() as locks:
+        for home in homes:
+            locks.enter_context(_locked(home))
+        _name_others(homes, key)
+        folder = homes[0] / key
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
@@ -101,12 +104,13 @@ def _who(owner: Path) -> str:
         return "a process that has just started"
 
 
-def _name_others(home: Path, key: str) -> None:
-    others = sorted(p.name for p in home.iterdir() if p.is_dir() and p.name != key)
-    if others:
-        log.warning(
-            "%s holds unfinished runs of other inputs, weights or settings; they are left alone: %s (delete "
-            "them if they are not wanted any more)",
-            home,
-            ", ".join(others),
-        )
+def _name_others(homes: Sequence[Path], key: str) -> None:
+    for home in homes:
+        others = sorted(p.name for p in home.iterdir() if p.is_dir() and p.name != key)
+        if others:
+            log.warning(
+                "%s holds unfinished runs of other inputs, weights or settings; they are left alone: %s "
+                "(delete them if they are not wanted any more)",
+                home,
+                ", ".join(others),
+            )

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.arrays import VIEWS
+
+
+def view_names(views: int | Sequence[str]) -> tuple[str, ...]:
+    """Names of test-time views: of 1 or all 8, or those given.
+
+    Raises
+    ------
+    InputError
+        For another number.
+    """
+    if isinstance(views, str):
+        return (views,)
+    if not isinstance(views, int):
+        return tuple(views)
+    if views not in (1, 8):
+        msg = f"views={views}: as a number 1 (none) or 8 (all) is valid; or name some of {', '.join(VIEWS)}"
+        raise InputError(msg)
+    return tuple(VIEWS)[:views]
 
 
 @dataclass(frozen=True)

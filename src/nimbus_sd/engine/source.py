@@ -165,7 +165,7 @@ class Sample:
     Attributes
     ----------
     region
-        Name of the labels: what the table's ``region`` column will say.
+        What messages call the labels; tells the samples of a run apart.
     mpp
         µm per px of that grid; None where nothing needs it.
     """

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
+from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.samples import fit_over, resolve_samples
 from nimbus_sd.engine.normalization import Normalization
 
@@ -14,7 +15,7 @@ __all__ = ["Normalization", "normalization"]
 
 
 def normalization(
-    sdata: SpatialData,
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
     image: str | Mapping[str, str] | None = None,
     labels: str | Sequence[str] | None = None,
@@ -30,7 +31,8 @@ def normalization(
     Parameters
     ----------
     sdata
-        Object with images ``(c, y, x)`` and labels ``(y, x)``; read lazily.
+        Object with images ``(c, y, x)`` and labels ``(y, x)``; read lazily. Several, as a list
+        or ``{name: object}``, get one normalisation.
     image, labels
         Element names, as in :func:`nimbus_sd.tl.predict`.
     channels
@@ -78,6 +80,6 @@ def normalization(
     ('CD3',)
     """
     samples = resolve_samples(
-        sdata, image=image, labels=labels, channels=channels, exclude=exclude, need_mpp=False
+        as_cohort(sdata), image=image, labels=labels, channels=channels, exclude=exclude, need_mpp=False
     )
     return fit_over(samples, quantile=quantile, rule=rule, n_threads=n_threads, progress=progress)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nimbus_sd.tl._apply_calibration import apply_calibration
     from nimbus_sd.tl._average_evaluation import average_evaluation
     from nimbus_sd.tl._calibrate import calibrate
+    from nimbus_sd.tl._concat_tables import concat_tables
     from nimbus_sd.tl._confounders import confounders
     from nimbus_sd.tl._estimate import estimate
     from nimbus_sd.tl._evaluate import evaluate
@@ -22,6 +23,7 @@ __all__ = [
     "apply_calibration",
     "average_evaluation",
     "calibrate",
+    "concat_tables",
     "confounders",
     "estimate",
     "evaluate",
@@ -38,6 +40,7 @@ __getattr__, __dir__ = lazy_exports(
         "apply_calibration": "_apply_calibration",
         "average_evaluation": "_average_evaluation",
         "calibrate": "_calibrate",
+        "concat_tables": "_concat_tables",
         "confounders": "_confounders",
         "estimate": "_estimate",
         "evaluate": "_evaluate",

@@ -9,17 +9,18 @@ from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
+from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.samples import resolve_samples
 from nimbus_sd.engine.device import resolve_devices
 from nimbus_sd.engine.estimate import Estimate
 from nimbus_sd.engine.estimate import estimate as estimate_run
 from nimbus_sd.engine.predict import Predictor
-from nimbus_sd.engine.settings import PredictConfig
+from nimbus_sd.engine.settings import PredictConfig, view_names
 from nimbus_sd.models.loading import LoadedModel, load
 
 
 def estimate(
-    sdata: SpatialData,
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
     image: str | Mapping[str, str] | None = None,
     labels: str | Sequence[str] | None = None,
@@ -27,7 +28,7 @@ def estimate(
     model: str | Path | LoadedModel = "nimbus-sd-s",
     mpp: float | None = None,
     fit_normalization: bool = True,
-    views: Sequence[str] = ("identity",),
+    views: int | Sequence[str] = 1,
     coordinate_system: str | None = None,
     exclude: str = NOT_MARKERS,
     tile: int | None = None,
@@ -45,12 +46,10 @@ def estimate(
 
     Parameters
     ----------
-    sdata, image, labels, channels, model, mpp, coordinate_system, exclude
+    sdata, image, labels, channels, model, mpp, views, coordinate_system, exclude
         As of :func:`nimbus_sd.tl.predict`.
     fit_normalization
         Whether the normalisation is to be fitted as well, which reads every pixel once more.
-    views
-        Names of the test-time views.
     tile, batch_size, device, precision, n_threads, memory
         As of :func:`nimbus_sd.tl.predict`.
 
@@ -71,7 +70,7 @@ def estimate(
     1
     """
     samples = resolve_samples(
-        sdata,
+        as_cohort(sdata),
         image=image,
         labels=labels,
         channels=channels,
@@ -80,7 +79,7 @@ def estimate(
         exclude=exclude,
     )
     config = PredictConfig(
-        views=tuple(views),
+        views=view_names(views),
         tile=tile,
         batch_size=batch_size,
         n_threads=n_threads,

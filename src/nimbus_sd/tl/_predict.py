@@ -7,32 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from anndata import AnnData
 from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.identity import active_client, home_of
-from nimbus_sd._sdata.maps import check_dtype, map_name
+from nimbus_sd._sdata.cohort import as_cohort
+from nimbus_sd._sdata.destination import destinations
+from nimbus_sd._sdata.identity import active_client, homes_of
+from nimbus_sd._sdata.maps import check_dtype
 from nimbus_sd._sdata.run import Request, finished
 from nimbus_sd._sdata.samples import resolve_samples
-from nimbus_sd._sdata.table import existing_table, join_layer
-from nimbus_sd._sdata.target import check_map_names, check_prediction_target
-from nimbus_sd.arrays import VIEWS
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.run import Runner
-from nimbus_sd.engine.settings import PredictConfig
+from nimbus_sd.engine.settings import PredictConfig, view_names
 from nimbus_sd.models.loading import LoadedModel, load
-from nimbus_sd.tl._predict_table import commit, provenance_of, read_context, refine, table_of_scores
+from nimbus_sd.tl._predict_table import read_context, refine
+from nimbus_sd.tl._results import Results, channels_of_tables, store_results
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
 def predict(
-    sdata: SpatialData,
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
     image: str | Mapping[str, str] | None = None,
     labels: str | Sequence[str] | None = None,
@@ -50,7 +49,7 @@ def predict(
     table: str = "nimbus",
     into: str | None = None,
     overwrite: bool = False,
-    write: bool = False,
+    write: bool | str | Path = False,
     coordinate_system: str | None = None,
     exclude: str = NOT_MARKERS,
     context: AnnData | None = None,
@@ -77,7 +76,8 @@ def predict(
     sdata
         Object with images ``(c, y, x)`` of any real dtype (finite, ≥ 0) and labels
         ``(y, x)`` of any integer dtype, 0 = background; single- or multiscale, in
-        memory or on disk.
+        memory or on disk. Several, as a list or ``{name: object}``, are one cohort: one
+        normalisation, one table in each; the arguments hold for every one of them.
     image
         Name of the image, or ``{labels name: image name}`` for several samples. None
         pairs each labels element with the one image that overlaps it in a shared
@@ -118,7 +118,9 @@ def predict(
     overwrite
         Replace a table, layer or map of that name.
     write
-        Also persist table and maps in the object's zarr store, atomically.
+        True also persists table and maps in the object's zarr store, atomically. A folder or
+        URL gets a small SpatialData store with them for every object, named like the object's
+        own (``results/slide1.zarr``), and leaves that as it is.
     coordinate_system
         Where elements are compared and positions are given; None takes one they share.
     exclude
@@ -150,14 +152,15 @@ def predict(
         images themselves, so those must lie in a store that they can reach.
     resume
         Go on where an interrupted run with the same inputs, weights and settings stopped.
-        Finished tiles are kept beside the object's store, in ``.<store>.nimbus-runs``, until
-        the run has succeeded; objects that are not in a local store keep none.
+        Finished tiles are kept beside the (first) store, in ``.<store>.nimbus-runs``, until
+        the run has succeeded: that of `write`, if a folder is given. For stores behind a URL
+        they are kept in the cache folder (``$NIMBUS_SD_CACHE``). Objects in memory keep none.
     progress
         Show progress bars with rate and remaining time.
 
     Returns
     -------
-    None; writes ``sdata[table]``, an annotating table with
+    None; writes ``sdata[table]`` (of each object), an annotating table with
 
     - ``X`` float32 ``(n_cells, n_markers)``: scores in [0, 1];
     - ``obs``: ``region``, ``instance_id`` (int64), ``area_px``, ``area_um2``, ``n_tiles``
@@ -196,7 +199,7 @@ def predict(
     dtype('float32')
     """
     config = PredictConfig(
-        views=_view_names(views),
+        views=view_names(views),
         tile=tile,
         batch_size=batch_size,
         n_threads=n_threads,
@@ -213,11 +216,14 @@ def predict(
     check_dtype(maps_dtype)
     if normalization is not None:
         _check_normalization(normalization, quantile, rule)
-    check_prediction_target(sdata, table, into, overwrite=overwrite, write=write)
+    objects = as_cohort(sdata)
+    targets = destinations(objects, write)
+    for target in targets.values():
+        target.check(table, into, overwrite=overwrite)
     if into is not None and channels == "auto":
-        channels = _channels_of_table(sdata, into, image, labels, coordinate_system)
+        channels = channels_of_tables(objects, into, image, labels, coordinate_system)
     samples = resolve_samples(
-        sdata,
+        objects,
         image=image,
         labels=labels,
         channels=channels,
@@ -225,12 +231,12 @@ def predict(
         mpp=mpp,
         exclude=exclude,
     )
-    regions = [s.pair.labels for s in samples.samples]
-    if into is not None:
-        _check_markers(sdata, into, samples.channels, regions)
-    map_names = [] if maps is None else [map_name(maps, s, len(regions)) for s in samples.samples]
-    new_table = table if into is None else None
-    check_map_names(sdata, map_names, table=new_table, overwrite=overwrite, write=write)
+    results = [
+        Results(targets[name], samples.part(which), which, maps=maps, table=table, into=into)
+        for name, which in samples.objects().items()
+    ]
+    for each in results:
+        each.check(overwrite=overwrite)
     loaded = load(model)
     if loaded.head is not None:
         config = replace(config, intensity=True)
@@ -244,49 +250,21 @@ def predict(
         normalization=normalization,
         quantile=loaded.card.quantile if quantile is None else quantile,
         rule=rule or loaded.card.rule,
-        maps=maps_dtype if map_names else None,
+        maps=maps_dtype if maps is not None else None,
         progress=progress,
     )
     # maps that are not written stay where they were computed, so nothing could be resumed
-    home = home_of(sdata, samples) if write or not map_names else None
-    with finished(request, home, resume=resume) as outcome:
+    keeps = maps is None or all(t.persists for t in targets.values())
+    homes = homes_of([t.store for t in targets.values()], samples) if keeps else []
+    with finished(request, homes, resume=resume) as outcome:
         cells, known = refine(loaded, samples, outcome.cells, outcome.normalization, known)
-        scores = [c.means["score"] if len(c) else np.empty((0, 0)) for c in cells]
-        provenance = provenance_of(runner, samples, outcome, known)
-        if into is None:
-            result = table_of_scores(
-                samples,
-                cells,
-                scores,
-                outcome.normalization,
-                provenance,
-                config,
-                intensity=integrated_expression,
-            )
-        else:
-            target = existing_table(sdata, into, regions)
-            result = join_layer(target, "nimbus", regions, cells, scores, samples.channels)
-        elements = dict(zip(map_names, outcome.map_elements(), strict=True))
-        commit(sdata, table, into, result, provenance, elements, write=write)
-
-
-def _check_markers(sdata: SpatialData, into: str, channels: Sequence[str], regions: Sequence[str]) -> None:
-    known = existing_table(sdata, into, regions).var_names
-    unknown = [c for c in channels if c not in known]
-    if unknown:
-        msg = f"table {into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with channels="
-        raise InputError(msg)
-
-
-def _view_names(views: int | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(views, str):
-        return (views,)
-    if not isinstance(views, int):
-        return tuple(views)
-    if views not in (1, 8):
-        msg = f"views={views}: as a number 1 (none) or 8 (all) is valid; or name some of {', '.join(VIEWS)}"
-        raise InputError(msg)
-    return tuple(VIEWS)[:views]
+        store_results(
+            results,
+            runner,
+            replace(outcome, cells=cells),
+            context=known,
+            intensity=integrated_expression,
+        )
 
 
 def _check_normalization(normalization: object, quantile: float | None, rule: str | None) -> None:
@@ -299,29 +277,3 @@ def _check_normalization(normalization: object, quantile: float | None, rule: st
     if quantile is not None or rule is not None:
         msg = "normalization= is fitted already: leave quantile= and rule= out, or leave normalization= out"
         raise InputError(msg)
-
-
-def _channels_of_table(
-    sdata: SpatialData,
-    into: str,
-    image: str | Mapping[str, str] | None,
-    labels: str | Sequence[str] | None,
-    coordinate_system: str | None,
-) -> list[str]:
-    found = resolve_samples(
-        sdata,
-        image=image,
-        labels=labels,
-        channels="all",
-        coordinate_system=coordinate_system,
-        need_mpp=False,
-    )
-    names = list(sdata.tables[into].var_names)
-    common = [c for c in found.channels if c in names]
-    if not common:
-        msg = (
-            f"table {into!r} and the image have no marker in common (table: {names[:5]}..., image: "
-            f"{list(found.channels)[:5]}...); rename one of them, or write a new table with table="
-        )
-        raise InputError(msg)
-    return common
