@@ -61,8 +61,8 @@ def test_one_normalisation_is_that_of_all_images(stores, model):
     alone = sd.read_zarr(paths[0])
     run(alone, model, channels=["CD3"])
     fitted = nb.pp.normalization(objects, channels=["CD3"], progress=False)
-    assert objects[0]["nimbus"].var["scale"].item() == fitted.scales[0]
-    assert alone["nimbus"].var["scale"].item() != fitted.scales[0]
+    assert objects[0]["nimbus"].var["scale"].item() == fitted.scale_of(["CD3"])[0]
+    assert alone["nimbus"].var["scale"].item() != fitted.scale_of(["CD3"])[0]
 
 
 def test_tables_and_maps_in_every_store(stores, model):
