@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from nimbus_sd.arrays import Interval
-from nimbus_sd.engine import estimate as module
-from nimbus_sd.engine import forward, predict
-from nimbus_sd.engine.estimate import calibrate, estimate, forward_flop
+from nimbus_sd.engine import groups
+from nimbus_sd.engine.calibrate import calibrate
+from nimbus_sd.engine.estimate import estimate
+from nimbus_sd.engine.flop import forward_flop
 from nimbus_sd.engine.predict import Predictor
+from nimbus_sd.engine.quantities import duration
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import ArrayImage, ArrayLabels, Sample
 from nimbus_sd.models import UNet, UNetConfig
@@ -228,9 +230,21 @@ def test_memory_grows_with_what_is_held_at_once():
     assert memory(sample((200, 152)), batch_size=1) > memory(sample((64, 152)), batch_size=1)
 
 
-def test_memory_counts_batches_and_groups_as_the_predictor_makes_them():
-    assert module._GROUP_BYTES == predict._GROUP_BYTES
-    assert module._CPU_BATCH_PIXELS == forward._CPU_BATCH_PIXELS
+def test_memory_follows_the_groups_of_the_predictor(monkeypatch):
+    usual = estimated(predictor(batch_size=1), sample()).memory_bytes
+    monkeypatch.setattr(groups, "_GROUP_BYTES", 1)
+    assert estimated(predictor(batch_size=1), sample()).memory_bytes < usual
+
+
+def test_on_the_device_path_what_waits_is_raw():
+    config = PredictConfig(device="cpu", precision="float32", tile=64, n_threads=3)
+    host, device = (
+        estimated(Predictor(tiny_unet_model(depth=3), config, on_device=where), sample(n=20))
+        for where in (False, True)
+    )
+    # two bytes per px instead of two planes of float32
+    assert 0 < device.memory_bytes < host.memory_bytes
+    assert (device.flop, device.bytes_image) == (host.flop, host.bytes_image)
 
 
 def test_lines_tell_every_quantity():
@@ -281,7 +295,7 @@ def test_a_dictionary_for_json():
     [(0.04, "0.0 s"), (4.25, "4.2 s"), (59.7, "1 min 0 s"), (3599.9, "1 h 0 min"), (180_000, "2 d 2 h")],
 )
 def test_durations(seconds, said):
-    assert module._duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_labels_that_are_sparse_cost_no_more_than_estimated():

@@ -31,9 +31,9 @@ def sample(shape, *, seed=0, mpp=1.0, dtype="uint16", **labels):
     )
 
 
-def run(model, sample, **config):
+def run(model, sample, *, on_device=None, **config):
     config = {"device": "cpu", "precision": "float32", "tile": 512} | config
-    return Predictor(model, PredictConfig(**config)).run(sample, CHANNELS, SCALE)
+    return Predictor(model, PredictConfig(**config), on_device=on_device).run(sample, CHANNELS, SCALE)
 
 
 def mean(partials, name="score"):
@@ -61,20 +61,22 @@ def oracle(model, sample, **options):
     batch_size=st.sampled_from([None, 1, 2, 16]),
     n_threads=st.sampled_from([0, 1, 3]),
     transform=st.sampled_from(["identity", "sqrt"]),
+    on_device=st.booleans(),
     seed=st.integers(0, 99),
 )
-@example((1, 1), 1.0, 16, None, 0, "identity", 0)
-@example((15, 17), 1.0, 16, 1, 2, "identity", 1)
-@example((16, 31), 0.5, 16, None, 2, "sqrt", 2)
-@example((97, 64), 1 / 1.5, 32, 2, 1, "identity", 3)
-@example((33, 65), 2.0, 16, None, 0, "identity", 4)
+@example((1, 1), 1.0, 16, None, 0, "identity", False, 0)
+@example((1, 1), 1.0, 16, None, 0, "identity", True, 0)
+@example((15, 17), 1.0, 16, 1, 2, "identity", True, 1)
+@example((16, 31), 0.5, 16, None, 2, "sqrt", False, 2)
+@example((97, 64), 1 / 1.5, 32, 2, 1, "identity", True, 3)
+@example((33, 65), 2.0, 16, None, 0, "identity", False, 4)
 def test_any_cut_of_the_work_gives_the_whole_image_answer(
-    shape, mpp, tile, batch_size, n_threads, transform, seed
+    shape, mpp, tile, batch_size, n_threads, transform, on_device, seed
 ):
     model = directional_model(transform=transform)
     field = sample(shape, seed=seed, mpp=mpp, n=20)
     ids, expected = oracle(model, field)
-    got = run(model, field, tile=tile, batch_size=batch_size, n_threads=n_threads)
+    got = run(model, field, tile=tile, batch_size=batch_size, n_threads=n_threads, on_device=on_device)
     assert got.ids.tolist() == ids.tolist()
     np.testing.assert_allclose(mean(got), expected[..., 0], atol=1e-5)
 

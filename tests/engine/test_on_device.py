@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.arrays import plan_tiles
-from nimbus_sd.engine import on_device
+from nimbus_sd.engine import label_sums
 from nimbus_sd.engine.block import prepare, read_tile_labels, to_model_pixels
-from nimbus_sd.engine.on_device import LabelSums, Pending, model_pixels, network_input, read_raw, upload
+from nimbus_sd.engine.label_sums import LabelSums
+from nimbus_sd.engine.on_device import model_pixels, network_input, read_raw, upload
 from nimbus_sd.engine.output import sum_planes
 from nimbus_sd.engine.source import ArrayImage, ArrayLabels, Sample
+from nimbus_sd.engine.transfer import Pending
 from nimbus_sd.testing import random_image, random_labels
 
 CPU = torch.device("cpu")
@@ -135,7 +137,7 @@ def test_sums_do_not_depend_on_chunks_of_planes(monkeypatch):
     tile, labels = next(tiles(sample, plan))
     planes = torch.rand(7, *(c.size for c in tile.core), generator=torch.Generator().manual_seed(1))
     whole = LabelSums(labels, CPU).sum(planes)
-    monkeypatch.setattr(on_device, "_SUM_BYTES", 1)
+    monkeypatch.setattr(label_sums, "_SUM_BYTES", 1)
     np.testing.assert_array_equal(LabelSums(labels, CPU).sum(planes).numpy(), whole.numpy())
     assert whole.shape == (labels.index.ids.size, 7)
 

@@ -73,7 +73,7 @@ def test_only_the_wanted_channels_are_read(n_threads):
 
 def test_channel_groups_follow_the_chunks(monkeypatch):
     # room for five channels at a time, four to a chunk: the groups must not cut a chunk in two
-    monkeypatch.setattr("nimbus_sd.engine.predict._GROUP_BYTES", SHAPE[0] * SHAPE[1] * 10 * 5)
+    monkeypatch.setattr("nimbus_sd.engine.groups._GROUP_BYTES", SHAPE[0] * SHAPE[1] * 10 * 5)
     counter, sample = counted_sample((4, 96, 64), n=10)
     Lazy.groups.clear()
     whole = predictor().run(sample, sample.image.channels, np.full(10, 900.0))
@@ -241,10 +241,10 @@ def test_inputs_of_a_tile_go_before_the_next_are_taken(monkeypatch):
     import gc
     import weakref
 
-    from nimbus_sd.engine import predict
+    from nimbus_sd.engine import groups, host_path
 
     alive, most = weakref.WeakSet(), 0
-    prepare = predict.prepare
+    prepare = host_path.prepare
 
     def tracked(*args, **options):
         nonlocal most
@@ -254,8 +254,8 @@ def test_inputs_of_a_tile_go_before_the_next_are_taken(monkeypatch):
         most = max(most, len(alive))
         return item
 
-    monkeypatch.setattr(predict, "prepare", tracked)
-    monkeypatch.setattr(predict, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(host_path, "prepare", tracked)
+    monkeypatch.setattr(groups, "_GROUP_BYTES", 1)
     _, sample = counted_sample((1, 96, 64), n=12)
     config = PredictConfig(precision="float32", n_threads=1, device="cpu")
     Predictor(directional_model(), config).run(sample, sample.image.channels, np.ones(12))

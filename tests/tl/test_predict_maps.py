@@ -32,7 +32,7 @@ def test_maps_hold_the_probabilities_whose_mean_is_the_score(sdata, model, score
 
 def test_maps_of_channels_that_come_in_groups(sdata, score, monkeypatch):
     score(sdata, maps="whole")
-    monkeypatch.setattr("nimbus_sd.engine.predict._GROUP_BYTES", 1)
+    monkeypatch.setattr("nimbus_sd.engine.groups._GROUP_BYTES", 1)
     sdata["fov0_image"].data = sdata["fov0_image"].data.rechunk((1, 70, 52))
     score(sdata, maps="parts", overwrite=True)
     whole, parts = (finest(sdata[name]).data.compute() for name in ("whole", "parts"))

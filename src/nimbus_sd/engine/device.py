@@ -13,6 +13,7 @@ from torch import nn
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.models.unet import UNet
 
+_WIDEST = 128  # planes at full resolution of networks other than a UNet, a safe upper end
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -115,6 +116,13 @@ def memory_budget(
     if limit is not None:
         return MemoryBudget(available=limit, per_pixel=per_pixel)
     return MemoryBudget(available=free_memory(device) // 3, per_pixel=per_pixel)
+
+
+def index_limit(net: nn.Module) -> int:
+    """Model px per pass that keep every activation below 2**31 elements, where 32-bit indices of GPUs end."""
+    # the widest is a skip beside what it is joined with; encoders begin at half the resolution
+    planes = 2 * net.config.width if isinstance(net, UNet) else _WIDEST
+    return (2**31 - 1) // planes
 
 
 def free_memory(device: torch.device) -> int:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
-from weakref import WeakKeyDictionary
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from nimbus_sd.arrays import Tile, TilePlan
-from nimbus_sd.engine.block import to_model_pixels
+from nimbus_sd.arrays import TilePlan
+from nimbus_sd.engine.calibrate import calibrate
 from nimbus_sd.engine.device import PRECISIONS
-from nimbus_sd.engine.memory import reuse_memory
-from nimbus_sd.engine.output import is_out_of_memory
+from nimbus_sd.engine.flop import forward_flop
+from nimbus_sd.engine.groups import channel_groups
 from nimbus_sd.engine.predict import Predictor
-from nimbus_sd.engine.readahead import read_ahead
-from nimbus_sd.engine.source import ImageSource, Sample, check_planes
+from nimbus_sd.engine.quantities import binary, duration, si
+from nimbus_sd.engine.source import Sample
 
-# as the predictor packs channels and batches; a test compares them
-_GROUP_BYTES = 256 << 20
-_CPU_BATCH_PIXELS = 1 << 20
-_PASS_SECONDS = 0.3  # a forward pass of this length is timed well enough
-_REPEAT_SECONDS = 1.0  # one of this length is not timed twice
-_READ_SECONDS, _READ_JOBS = 1.0, 8
 _CELL_UM2 = 64.0  # one cell per so many µm²: dense tissue
-
-_flop: WeakKeyDictionary[nn.Module, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -87,24 +71,24 @@ class Estimate:
     def lines(self) -> list[str]:
         """Aligned lines for people."""
         workers = f"{self.n_workers} x " if self.n_workers > 1 else ""
-        memory = _binary(self.memory_bytes)
+        memory = binary(self.memory_bytes)
         if self.memory_device_bytes:
-            memory += f", and {_binary(self.memory_device_bytes)} on the device"
-        parts = [f"forward {_duration(self.seconds_forward)}", f"reading {_duration(self.seconds_read)}"]
+            memory += f", and {binary(self.memory_device_bytes)} on the device"
+        parts = [f"forward {duration(self.seconds_forward)}", f"reading {duration(self.seconds_read)}"]
         fit = self.seconds_normalization
-        stages = (f"normalisation {_duration(fit)}, then " if fit else "") + " beside ".join(parts)
+        stages = (f"normalisation {duration(fit)}, then " if fit else "") + " beside ".join(parts)
         rows = {
             "samples": f"{self.n_samples:,}",
             "blocks": f"{self.n_blocks:,} at most (those without labels are skipped)",
             "tile": f"{' or '.join(map(str, self.tile))} px",
             "tiles": f"{self.n_tiles_markers:,} at most (blocks x markers x views)",
-            "model pixels": f"{_si(self.model_pixels, 'px')}, {self.halo_ratio:.2f} x those kept (halo)",
-            "computation": f"{_si(self.flop, 'FLOP')} at most",
-            "image": f"{_si(self.bytes_image, 'B')} to read at most",
-            "labels": f"{_si(self.bytes_labels, 'B')} to read",
-            "time": f"about {_duration(self.seconds)} if all blocks hold labels ({stages})",
+            "model pixels": f"{si(self.model_pixels, 'px')}, {self.halo_ratio:.2f} x those kept (halo)",
+            "computation": f"{si(self.flop, 'FLOP')} at most",
+            "image": f"{si(self.bytes_image, 'B')} to read at most",
+            "labels": f"{si(self.bytes_labels, 'B')} to read",
+            "time": f"about {duration(self.seconds)} if all blocks hold labels ({stages})",
             "memory": f"{memory} (without the table)",
-            "device": f"{workers}{self.device}, {self.precision}, {_si(self.pixels_per_second, 'px/s')}",
+            "device": f"{workers}{self.device}, {self.precision}, {si(self.pixels_per_second, 'px/s')}",
         }
         width = max(map(len, rows))
         return [f"{name:<{width}}  {value}" for name, value in rows.items()]
@@ -208,141 +192,6 @@ class _Count:
         return cls(shapes, math.prod(read), math.prod(margin))
 
 
-def forward_flop(net: nn.Module, height: int, width: int) -> int:
-    """FLOP of one forward pass over ``(1, 2, height, width)``: nothing is computed or allocated.
-
-    Counts convolutions and matrix products, a multiply-add as two.
-
-    Examples
-    --------
-    >>> from nimbus_sd.models import UNet, UNetConfig
-    >>> f"{forward_flop(UNet(UNetConfig()).eval(), 1024, 1024):.2e}"
-    '1.55e+12'
-    """
-    known = _flop.setdefault(net, {})
-    if (height, width) not in known:
-        hollow, dtype = _hollow(net)
-        x = torch.empty((1, 2, height, width), dtype=dtype, device="meta")
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            hollow(x)
-        known[height, width] = counter.get_total_flops()
-    return known[height, width]
-
-
-def _hollow(net: nn.Module) -> tuple[nn.Module, torch.dtype]:
-    """A copy whose weights have shapes and no values, and their dtype."""
-    memo: dict[int, torch.Tensor] = {}
-    dtype = torch.float32
-    for tensor in chain(net.buffers(), net.parameters()):
-        empty = torch.empty_like(tensor, device="meta")
-        dtype = tensor.dtype if tensor.is_floating_point() else dtype
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-        )
-    return copy.deepcopy(net, memo), dtype
-
-
-def calibrate(
-    predictor: Predictor,
-    samples: Sequence[Sample],
-    *,
-    channels: Sequence[str] | None = None,
-    plans: Sequence[TilePlan] | None = None,
-) -> tuple[float, float]:
-    """Time the network and the readers on a small part of the largest sample.
-
-    Returns
-    -------
-    Model px per s of the forward pass, and bytes of raw pixels per s that the reader
-    threads turn into its input (infinite where there is nothing to read).
-    """
-    if not samples:
-        return _forward_rate(predictor, (256, 256)), math.inf
-    at = max(range(len(samples)), key=lambda i: math.prod(samples[i].labels.shape))
-    sample = samples[at]
-    plan = predictor.plan(sample) if plans is None else plans[at]
-    tile = plan[(plan.grid[0] // 2) * plan.grid[1] + plan.grid[1] // 2]
-    wanted = sample.image.channels if channels is None else channels
-    return _forward_rate(predictor, tile.outer_shape), _read_rate(predictor, sample, plan, tile, wanted)
-
-
-def _forward_rate(predictor: Predictor, shape: tuple[int, int]) -> float:
-    """Model px per s: the input grows to the tile, then the batch, until a pass is long enough."""
-    stride = predictor.card.stride
-    sides = [-(-s // stride) * stride for s in (64, 256, 512, 1024, 2048)]  # the first warms up
-    inputs = [(1, *(min(s, n) for n in shape)) for s in sides if s < max(shape)] + [(1, *shape)]
-    most = min(_per_pass(predictor, shape), predictor.budget.pixels // math.prod(shape))
-    inputs += [(2**i, *shape) for i in range(1, most.bit_length())]
-    rate = 0.0
-    for n, y, x in inputs:
-        batch = torch.rand((n, 2, y, x), device=predictor.device).to(PRECISIONS[predictor.precision])
-        try:
-            took = _pass_seconds(predictor.net, batch.contiguous(memory_format=torch.channels_last))
-        except RuntimeError as error:
-            if rate and is_out_of_memory(error):  # a run makes its batches smaller too
-                break
-            raise
-        # the last counts: smaller inputs can be faster (caches) or slower (launches)
-        rate = n * y * x / took
-        if took >= _PASS_SECONDS:
-            break
-    return rate
-
-
-def _pass_seconds(net: nn.Module, batch: torch.Tensor) -> float:
-    """Seconds per pass, of two unless the first is long."""
-    passes: list[float] = []
-    with reuse_memory(), torch.inference_mode():
-        while len(passes) < 2 and sum(passes) < _REPEAT_SECONDS:
-            start = time.perf_counter()
-            net(batch).flatten()[0].item()  # waits for the device
-            passes.append(time.perf_counter() - start)
-    # the first looks for kernels on a GPU; on a CPU it takes memory from the system, as in each channel group
-    return sum(passes) / len(passes) if batch.device.type == "cpu" else min(passes)
-
-
-def _per_pass(predictor: Predictor, shape: tuple[int, int]) -> int:
-    """Inputs that go through the network at once."""
-    if predictor.config.batch_size is not None:
-        return predictor.config.batch_size
-    fits = predictor.budget.pixels
-    on_cpu = predictor.device.type == "cpu"
-    return max((min(fits, _CPU_BATCH_PIXELS) if on_cpu else fits) // math.prod(shape), 1)
-
-
-def _read_rate(
-    predictor: Predictor, sample: Sample, plan: TilePlan, tile: Tile, channels: Sequence[str]
-) -> float:
-    """Bytes per s of raw pixels read, checked and resampled, by as many threads as a run has."""
-    image, start = sample.image, time.perf_counter()
-
-    def jobs() -> Iterator[list[int]]:
-        for group in _by_chunk(image, channels)[:_READ_JOBS]:
-            if time.perf_counter() - start < _READ_SECONDS:
-                yield group
-
-    def read(group: list[int]) -> int:
-        planes = image.read(group, *tile.read)
-        check_planes(image, group, planes)
-        for plane in planes:
-            to_model_pixels(plane, plan, tile, scale=1.0, transform=predictor.card.transform)
-        return planes.nbytes
-
-    n_bytes = sum(read_ahead(read, jobs(), n_threads=predictor.config.n_threads))
-    return n_bytes / (time.perf_counter() - start) if n_bytes else math.inf
-
-
-def _by_chunk(image: ImageSource, channels: Sequence[str]) -> list[list[int]]:
-    """Positions of `channels`; those of one chunk, which are read together, in one list."""
-    sizes = image.chunks[0]
-    chunk_of = [i for i, n in enumerate(sizes) for _ in range(n)]
-    groups: dict[int, list[int]] = {}
-    for c in channels:
-        position = image.channels.index(c)
-        groups.setdefault(chunk_of[position], []).append(position)
-    return list(groups.values())
-
-
 def _memory(predictor: Predictor, sample: Sample, plan: TilePlan, channels: Sequence[str]) -> tuple[int, int]:
     """Peak bytes of the host and of the device while the sample's largest tiles are scored."""
     (n_y, n_x), config = plan.grid, predictor.config
@@ -351,9 +200,8 @@ def _memory(predictor: Predictor, sample: Sample, plan: TilePlan, channels: Sequ
     tile = max((plan[i] for i in near), key=lambda t: math.prod(t.outer_shape))
     outer, core, read = (math.prod(i.size for i in part) for part in (tile.outer, tile.core, tile.read))
     item = sample.image.dtype.itemsize
-    fits = int(_GROUP_BYTES // (math.prod(plan[0].outer_shape) * max(plan.y.factor, 1) ** 2 * (item + 8)))
-    group = min(max(fits, *map(len, _by_chunk(sample.image, channels)), 1), len(channels))
-    n_inputs = min(_per_pass(predictor, tile.outer_shape), group * len(config.views))
+    group = max(map(len, channel_groups(sample.image, plan, channels)), default=0)
+    n_inputs = min(predictor.network.per_pass(tile.outer_shape), group * len(config.views))
     weights = sum(p.nbytes for p in predictor.net.parameters())
     out = group * len(config.views) * core * 4
     network = predictor.budget.per_pixel * outer * n_inputs + weights + out
@@ -362,27 +210,9 @@ def _memory(predictor: Predictor, sample: Sample, plan: TilePlan, channels: Sequ
     reading = max(config.n_threads, 1) * read * (group * item + sample.labels.dtype.itemsize + 16)
     cells = core * predictor.card.mpp**2 / _CELL_UM2
     columns = len(channels) * (1 + config.intensity + config.per_view * len(config.views)) + 4
+    if predictor.on_device:  # raw pixels wait and go up; inputs are made there, through float copies
+        up = read * group * item
+        network += 3 * up + waiting // (config.n_threads + 2) + 8 * read * group
+        waiting, out = (config.n_threads + 2) * up, 0
     host = waiting + reading + out + int(2 * 8 * cells * columns)
     return (host + network, 0) if predictor.device.type == "cpu" else (host, network)
-
-
-def _si(value: float, unit: str) -> str:
-    """Three digits and a prefix: ``1.8 PFLOP``."""
-    rounded = float(f"{value:.3g}")  # 999.9 k is 1 M
-    power = min(int(math.log10(rounded)) // 3, 6) if rounded >= 1000 else 0
-    return f"{rounded / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[power]}{unit}"
-
-
-def _binary(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    """The two largest units: ``2 h 10 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    total = round(seconds)
-    for unit, size, smaller, per in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if total >= size:
-            return f"{total // size} {unit} {total % size // per} {smaller}"
-    return f"{total} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,17 +13,16 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from nimbus_sd._core.errors import NimbusWarning, OutOfMemoryError
-from nimbus_sd.arrays import Tile, apply_view, invert_view
-from nimbus_sd.engine.device import deploy, memory_budget
-from nimbus_sd.engine.output import is_out_of_memory
+from nimbus_sd._core.errors import NimbusWarning
+from nimbus_sd.arrays import VIEWS, Tile, apply_view, invert_view
+from nimbus_sd.engine.device import deploy, index_limit, memory_budget
+from nimbus_sd.engine.output import is_out_of_memory, no_memory
 from nimbus_sd.models.loading import LoadedModel
 
 log = logging.getLogger("nimbus_sd")
 
 _CPU_BATCH_PIXELS = 1 << 20  # more per pass is no faster on a CPU and takes memory
-_CHECK_SIDE = 256
-_TURNED = ("transpose", "rot90", "rot270", "antitranspose")  # views that exchange height and width
+_CHECK_SIDE = 128
 
 
 class Network:
@@ -55,7 +55,9 @@ class Network:
         self.device, self.precision = device, precision
         self.net = deploy(model.net, device, precision)
         self.budget = memory_budget(model.net, device, precision, limit=memory)
+        self._indexable = index_limit(model.net)
         self._reference = model.net
+        self._compared = False
         self._batch_limit = batch_size
         self._call = torch.compile(self.net) if compiled else self.net
         self._cold = compiled
@@ -75,9 +77,10 @@ class Network:
         """
         size = tuple(s.stop - s.start for s in tile.kept)
         out = torch.empty((len(views), len(batch), *size), dtype=torch.float32, device=self.device)
-        by_shape = sorted(range(len(views)), key=lambda v: views[v] in _TURNED)
+        turned = [VIEWS[v][0] for v in views]  # a transpose exchanges height and width
+        by_shape = sorted(range(len(views)), key=turned.__getitem__)
         with self._lock:
-            for _, same in groupby(by_shape, key=lambda v: views[v] in _TURNED):
+            for _, same in groupby(by_shape, key=turned.__getitem__):
                 self._run_views(batch, views, list(same), tile, out)
         return out
 
@@ -87,7 +90,7 @@ class Network:
         todo = [(v, g) for v in same for g in range(len(batch))]
         start = 0
         while start < len(todo):
-            part = todo[start : start + self._batch_size(batch)]
+            part = todo[start : start + self.per_pass((batch.shape[-2], batch.shape[-1]))]
             try:
                 self._run_batch(batch, views, part, tile, out)
             except RuntimeError as error:
@@ -125,10 +128,11 @@ class Network:
     def difference(self, batch: Tensor) -> float | None:
         """Largest difference of pixel probabilities from float32, on a crop of the first input.
 
-        None where the network runs in float32 anyway.
+        None where the network runs in float32 anyway, and after the first call.
         """
-        if self.precision == "float32":
+        if self.precision == "float32" or self._compared:
             return None
+        self._compared = True
         y, x = (slice((n - min(n, _CHECK_SIDE)) // 2, None) for n in batch.shape[-2:])
         crop = batch[:1, :, y, x][..., :_CHECK_SIDE, :_CHECK_SIDE].to(self.device)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -136,24 +140,27 @@ class Network:
             exact = deploy(self._reference, self.device, "float32")(crop.float()).sigmoid()
         return float((ours - exact).abs().max())
 
-    def _batch_size(self, batch: Tensor) -> int:
-        if self._batch_limit is not None:
-            return self._batch_limit
-        pixels = batch.shape[-1] * batch.shape[-2]
+    @property
+    def pixels(self) -> int:
+        """Model px that can go through the network at once: what fits, and what a GPU can index."""
         fits = self.budget.pixels
-        if self.device.type == "cpu":
-            fits = min(fits, _CPU_BATCH_PIXELS)
-        return max(fits // pixels, 1)
+        return fits if self.device.type == "cpu" else min(fits, self._indexable)
+
+    def per_pass(self, shape: tuple[int, int]) -> int:
+        """Inputs of so many (y, x) px that go through the network at once, at least one."""
+        pixels, on_cpu = math.prod(shape), self.device.type == "cpu"
+        n = self._batch_limit
+        if n is None:
+            n = min(self.pixels, _CPU_BATCH_PIXELS if on_cpu else self.pixels) // pixels
+        elif not on_cpu:
+            n = min(n, self._indexable // pixels)
+        return max(n, 1)
 
     def _shrink(self, error: RuntimeError, step: int) -> None:
         if not is_out_of_memory(error):
             raise error
         if step == 1:
-            msg = (
-                f"the device {self.device} ran out of memory with one marker per batch; pass a smaller tile= "
-                "(a multiple of 16, such as 256), precision='bfloat16' or another device="
-            )
-            raise OutOfMemoryError(msg) from error
+            raise no_memory(self.device) from error
         self._batch_limit = step // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from nimbus_sd._core.errors import WeightsError
+from nimbus_sd._core.errors import OutOfMemoryError, WeightsError
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -15,6 +15,14 @@ def is_out_of_memory(error: RuntimeError) -> bool:
         return True
     return any(
         hint in str(error).lower() for hint in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+def no_memory(device: torch.device) -> OutOfMemoryError:
+    """What to raise when a device has no memory for the smallest piece of work."""
+    return OutOfMemoryError(
+        f"the device {device} ran out of memory with one marker per batch; pass a smaller tile= "
+        "(a multiple of 16, such as 256), precision='bfloat16' or another device="
     )
 
 

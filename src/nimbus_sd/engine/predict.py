@@ -8,42 +8,55 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from nimbus_sd._core.errors import InputError, NimbusWarning, WeightsError
-from nimbus_sd.arrays import Partials, Tile, TilePlan, merge_partials, plan_tiles
+from nimbus_sd.arrays import Partials, TilePlan, merge_partials, plan_tiles
 from nimbus_sd.arrays.reduce import check_label_dtype
 from nimbus_sd.arrays.rescale import scale_factor
-from nimbus_sd.engine.block import TileInput, TileLabelCache, TileLabels, prepare
-from nimbus_sd.engine.device import PRECISIONS, MemoryBudget, resolve_devices, resolve_precision
+from nimbus_sd.engine.block import TileLabelCache
+from nimbus_sd.engine.block_sums import BlockSums
+from nimbus_sd.engine.device import MemoryBudget, resolve_devices, resolve_precision
+from nimbus_sd.engine.device_path import DevicePath
 from nimbus_sd.engine.forward import Network
+from nimbus_sd.engine.groups import channel_groups
+from nimbus_sd.engine.host_path import HostPath
 from nimbus_sd.engine.job import Block, Job, MapSink, Scored
-from nimbus_sd.engine.memory import reuse_memory
-from nimbus_sd.engine.output import check_finite, sum_planes
 from nimbus_sd.engine.readahead import read_ahead
+from nimbus_sd.engine.score_path import GroupSums, ScorePath
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import Sample
 from nimbus_sd.models.loading import LoadedModel
 
 _TILES = (2048, 1024, 512, 256, 128)
-_GROUP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A channel group of a block: what a reader is asked for, and what it gives."""
+    """A channel group of a block: what a reader is asked for, and what it gives for the path's `begin`."""
 
     block: Block
     group: tuple[int, ...]
+    first: bool
     last: bool
-    input: TileInput | None = None
+    input: Any = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A channel group of a block whose sums are on their way; None for a tile without labels."""
+
+    block: Block
+    last: bool
+    sums: Callable[[], GroupSums] | None
 
 
 class Predictor:
@@ -57,6 +70,8 @@ class Predictor:
         How to run.
     device
         One of the devices that the config names; None takes the first.
+    on_device
+        Whether inputs are made and probabilities reduced on the device, too; None does so on CUDA.
     """
 
     def __init__(
@@ -64,6 +79,8 @@ class Predictor:
         model: LoadedModel,
         config: PredictConfig | None = None,
         device: torch.device | None = None,
+        *,
+        on_device: bool | None = None,
     ) -> None:
         self.card, self.head = model.card, model.head
         planes = int(self.card.architecture.get("in_channels", 2))
@@ -90,7 +107,9 @@ class Predictor:
             memory=self.config.memory,
             compiled=self.config.compiled,
         )
-        self._checked = False
+        self.on_device = self.device.type == "cuda" if on_device is None else on_device
+        way = DevicePath if self.on_device else HostPath
+        self._path: ScorePath = way(self.network, self.config, transform=self.card.transform)
 
     @property
     def net(self) -> nn.Module:
@@ -125,7 +144,7 @@ class Predictor:
         factor = scale_factor(sample.mpp, self.card.mpp)
         tile = tile or self.config.tile
         if tile is None:
-            tile = self._auto_tile(sample, factor, n_workers, pixels or self.budget.pixels)
+            tile = self._auto_tile(sample, factor, n_workers, pixels or self.network.pixels)
         return plan_tiles(
             sample.labels.shape, factor=factor, tile=tile, halo=self.card.halo, stride=self.card.stride
         )
@@ -201,18 +220,31 @@ class Predictor:
             Consumed lazily.
         """
         sums = None
-        with ExitStack() as heap:
-            for read in self._read(job, blocks):
+        with ExitStack() as memory:
+            for begun in self._begin(job, blocks, memory):
                 if sums is None:
-                    sums = _BlockSums(job, read.block)
-                    heap.enter_context(reuse_memory())
-                if read.input is not None:
-                    self._add(sums, read.input)
-                if read.last:
-                    heap.close()  # after each block: sums that stay would break up the heap
-                    yield Scored(read.block, sums.partials(), sums.difference)
+                    sums = BlockSums(job, begun.block, name=self.card.name)
+                if begun.sums is not None:
+                    sums.add(begun.sums())
+                block, last = begun.block, begun.last
+                del begun  # with its maps
+                if last:
+                    memory.close()  # after each block: sums that stay would break up the heap
+                    yield Scored(block, sums.partials(), sums.difference)
                     sums = None
-                del read  # its input goes before the next one is taken
+
+    def _begin(self, job: Job, blocks: Iterable[Block], memory: ExitStack) -> Iterator[_Begun]:
+        """Begin all channel groups of all blocks in their order; the path says how far ahead."""
+        waiting: deque[_Begun] = deque()
+        for read in self._read(job, blocks):
+            if read.first:
+                memory.enter_context(self._path.memory())
+            sums = None if read.input is None else self._path.begin(read.input, maps=bool(job.sinks))
+            waiting.append(_Begun(read.block, read.last, sums))
+            del read, sums  # its input goes before the next one is taken
+            if len(waiting) > self._path.ahead:
+                yield waiting.popleft()
+        yield from waiting
 
     def _read(self, job: Job, blocks: Iterable[Block]) -> Iterator[_Read]:
         """Yield the inputs of all channel groups of all blocks; None where a tile has no labels."""
@@ -225,9 +257,9 @@ class Predictor:
             for block in blocks:
                 s = block.sample
                 if s not in groups:
-                    groups[s] = self._groups(job.samples[s], job.plans[s], job.channels)
+                    groups[s] = channel_groups(job.samples[s].image, job.plans[s], job.channels)
                 for i, group in enumerate(groups[s]):
-                    yield _Read(block, group, i == len(groups[s]) - 1)
+                    yield _Read(block, group, i == 0, i == len(groups[s]) - 1)
 
         def read(wanted: _Read) -> _Read:
             sample, plan = job.samples[wanted.block.sample], job.plans[wanted.block.sample]
@@ -236,98 +268,7 @@ class Predictor:
             if labels is None:
                 return wanted
             scale = np.array([scales[sample.image.channels[i]] for i in wanted.group])
-            return replace(wanted, input=self._prepare(sample, plan, tile, wanted.group, labels, scale))
+            item = self._path.prepare(sample, plan, tile, wanted.group, labels, scale)
+            return replace(wanted, input=item)
 
         return read_ahead(read, jobs(), n_threads=self.config.n_threads, window=window)
-
-    def _prepare(
-        self,
-        sample: Sample,
-        plan: TilePlan,
-        tile: Tile,
-        group: tuple[int, ...],
-        labels: TileLabels,
-        scale: np.ndarray,
-    ) -> TileInput:
-        return prepare(
-            sample,
-            plan,
-            tile,
-            group,
-            labels,
-            scale=scale,
-            transform=self.card.transform,
-            dtype=PRECISIONS[self.precision],
-            intensity=self.config.intensity,
-        )
-
-    def _groups(self, sample: Sample, plan: TilePlan, channels: Sequence[str]) -> list[tuple[int, ...]]:
-        """Split the channels so that a group's pixels stay small, and chunks are not read twice."""
-        position = {c: i for i, c in enumerate(sample.image.channels)}
-        wanted = [position[c] for c in channels]
-        y, x = plan[0].outer_shape
-        pixels = y * x * max(plan.y.factor, 1) ** 2
-        fits = max(int(_GROUP_BYTES // (pixels * (sample.image.dtype.itemsize + 8))), 1)
-        chunk_of = np.repeat(np.arange(len(sample.image.chunks[0])), sample.image.chunks[0])
-        groups: list[list[int]] = []
-        for _, members in groupby(wanted, key=lambda i: chunk_of[i]):
-            together = list(members)
-            if groups and len(groups[-1]) + len(together) <= fits:
-                groups[-1] += together
-            else:
-                groups.append(together)
-        return [tuple(group) for group in groups]
-
-    def _add(self, sums: _BlockSums, item: TileInput) -> None:
-        if not self._checked:
-            sums.difference = self.network.difference(item.batch)
-            self._checked = True
-        by_view = self.network.probabilities(item.batch, self.config.views, item.tile).cpu().numpy()
-        totals = np.stack([sum_planes(item.labels.gather, p) for p in by_view], axis=-1)
-        check_finite(totals, self.card.name)
-        sums.add(item, totals, by_view)
-
-
-class _BlockSums:
-    """Sums of one block, group by group."""
-
-    def __init__(self, job: Job, block: Block) -> None:
-        self._config, self._block = job.config, block
-        self._sink = job.sinks[block.sample] if job.sinks else None
-        self._score: list[np.ndarray] = []
-        self._views: list[np.ndarray] = []
-        self._intensity: list[np.ndarray] = []
-        self._labels: TileLabels | None = None
-        self._tile: Tile | None = None
-        self._done = 0
-        self.difference: float | None = None
-
-    def add(self, item: TileInput, totals: np.ndarray, by_view: np.ndarray) -> None:
-        """Add the sums ``(n, g, views)`` of a group; its probabilities ``(views, g, y, x)`` go to the map."""
-        self._tile, self._labels = item.tile, item.labels
-        self._score.append(totals.mean(axis=-1))
-        if self._config.per_view:
-            self._views.append(totals)
-        if item.intensity is not None:
-            self._intensity.append(item.intensity)
-        if self._sink is not None:
-            markers = range(self._done, self._done + len(item.group))
-            self._sink.write(item.tile, markers, by_view.mean(axis=0))
-        self._done += len(item.group)
-
-    def partials(self) -> Partials | None:
-        """Sums of all groups; None for a tile without labels."""
-        if self._tile is None or self._labels is None:
-            return None
-        index = self._labels.index
-        origin = np.array([o.start for o in self._tile.owned], dtype=np.float64)
-        out = {
-            "score": np.concatenate(self._score, axis=1),
-            "position": index.centroid_sums + origin * index.count[:, None],
-            "n_tiles": np.ones((index.ids.size, 1)),
-        }
-        if self._views:
-            out["score_view"] = np.concatenate(self._views, axis=1)
-        if self._intensity:
-            out["intensity"] = np.concatenate(self._intensity, axis=1)
-        return Partials(index.ids, index.count, out)
