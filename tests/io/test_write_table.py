@@ -19,7 +19,7 @@ from spatialdata.models import Labels2DModel, TableModel
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
-from nimbus_sd._sdata import persist
+from nimbus_sd._sdata import swap
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's and zarr's own, on every write
 
@@ -52,9 +52,7 @@ def values(store: Path) -> float | None:
 
 
 def leftovers(store: Path) -> list[str]:
-    return [
-        entry.name for entry in (store / "tables").iterdir() if entry.name.startswith(".") and entry.is_dir()
-    ]
+    return [entry.name for entry in (store / "tables").glob(".*") if entry.is_dir()]
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def sdata(tmp_path: Path) -> sd.SpatialData:
 def exchange(request, monkeypatch):
     """Both ways to put a table in place."""
     if not request.param:
-        monkeypatch.setattr(persist, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(swap, "_exchange", lambda one, other: False)
     return request.param
 
 
@@ -164,7 +162,7 @@ def steps(monkeypatch, fail_at: int, error: type[BaseException]) -> list[str]:
     wrap(sd.SpatialData, "write_consolidated_metadata")
     wrap(ad, "read_zarr")
     wrap(Path, "rename")
-    wrap(persist, "_exchange")
+    wrap(swap, "_exchange")
     return seen
 
 
@@ -177,7 +175,7 @@ def test_each_step_may_fail(sdata, exchange, error, before):
     for fail_at in range(1, 20):
         with pytest.MonkeyPatch.context() as monkeypatch:
             if not exchange:
-                monkeypatch.setattr(persist, "_exchange", lambda one, other: False)
+                monkeypatch.setattr(swap, "_exchange", lambda one, other: False)
             seen = steps(monkeypatch, fail_at, error)
             try:
                 nb.io.write_table(sdata)
@@ -198,7 +196,7 @@ import os, sys, warnings
 warnings.simplefilter("ignore")
 import anndata, spatialdata as sd
 from pathlib import Path
-from nimbus_sd._sdata import persist
+from nimbus_sd._sdata import persist, swap
 store, fail_at, exchange = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 data = sd.read_zarr(store)
 new = data["nimbus"][:4].copy(); new.X[:] = 2
@@ -213,9 +211,9 @@ def wrap(owner, name):
         if count == fail_at: os._exit(9)
         return real(*args, **kwargs)
     setattr(owner, name, step)
-if not exchange: persist._exchange = lambda one, other: False
+if not exchange: swap._exchange = lambda one, other: False
 for owner, name in ((sd.SpatialData, "write_consolidated_metadata"), (anndata, "read_zarr"), (Path, "rename"),
-                    (persist, "_exchange"), (persist.shutil, "rmtree")): wrap(owner, name)
+                    (swap, "_exchange"), (swap.shutil, "rmtree")): wrap(owner, name)
 persist.persist_table(data, "nimbus", True)
 """
 

@@ -21,9 +21,10 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, Translation, get_transformation
 from xarray import DataTree
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.elements import finest
-from nimbus_sd._sdata.maps import MapSink, keep_alive, map_element, persist_map
+from nimbus_sd._sdata.maps import MapSink, keep_alive, map_element
+from nimbus_sd._sdata.persist import persist_map
 from nimbus_sd._sdata.resolve import resolve_pairs, resolve_sample
 from nimbus_sd.arrays import plan_tiles
 
@@ -302,6 +303,17 @@ class TestElement:
         np.testing.assert_array_equal(pixels(element), expected)
 
 
+def persist(sdata):
+    """Write the map that is in the object; the object reads it from the store from then on."""
+    stored = persist_map(sdata, "score", sdata.images["score"])
+    del sdata.images["score"]
+    sdata.images["score"] = stored
+
+
+def files_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 class TestPersist:
     @pytest.mark.parametrize("dtype", ["float16", "uint8"])
     def test_twice(self, stored, tmp_path, dtype):
@@ -313,7 +325,7 @@ class TestPersist:
             stored.images.pop("score", None)
             stored["score"] = element
             del element
-            persist_map(stored, "score")
+            persist(stored)
             gc.collect()
             assert not spool.exists()
             again = sd.read_zarr(tmp_path / "s.zarr")
@@ -330,14 +342,14 @@ class TestPersist:
         """Its workers may not see the spool."""
         stored["score"], expected = map_of(stored, tmp_path)
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-            persist_map(stored, "score")
+            persist(stored)
             assert not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
         np.testing.assert_array_equal(pixels(stored["score"]), expected)
 
     def test_once_more_what_lies_there_already(self, stored, tmp_path):
         stored["score"], expected = map_of(stored, tmp_path)
         for _ in range(2):
-            persist_map(stored, "score")
+            persist(stored)
         np.testing.assert_array_equal(pixels(stored["score"]), expected)
 
     def test_stores_of_the_older_format_stay_so(self, factory, tmp_path):
@@ -346,7 +358,7 @@ class TestPersist:
         with pytest.warns(UserWarning, match="not stored in the most current format"):
             sdata = sd.read_zarr(path)
         sdata["score"], expected = map_of(sdata, tmp_path)
-        persist_map(sdata, "score")
+        persist(sdata)
         assert zarr.open_group(path / "images" / "score", mode="r").metadata.zarr_format == 2
         with pytest.warns(UserWarning, match="not stored in the most current format"):
             again = sd.read_zarr(path)
@@ -358,12 +370,12 @@ class TestPersist:
         for left in (mine, other):
             left.mkdir()
         stored["score"], _ = map_of(stored, tmp_path)
-        persist_map(stored, "score")
+        persist(stored)
         assert leftovers(tmp_path / "s.zarr") == [other]
 
     def test_full_disk_leaves_the_old_map(self, stored, tmp_path):
         stored["score"], expected = map_of(stored, tmp_path)
-        persist_map(stored, "score")
+        persist(stored)
         (tmp_path / "new").mkdir()
         del stored.images["score"]
         stored["score"], _ = map_of(stored, tmp_path / "new", seed=1)
@@ -371,7 +383,7 @@ class TestPersist:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
         try:
             with pytest.raises(OSError, match="File too large"):
-                persist_map(stored, "score")
+                persist(stored)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         np.testing.assert_array_equal(pixels(sd.read_zarr(tmp_path / "s.zarr")["score"]), expected)
@@ -379,7 +391,7 @@ class TestPersist:
 
     def test_metadata_that_can_not_be_written_bring_the_old_map_back(self, stored, tmp_path, monkeypatch):
         stored["score"], expected = map_of(stored, tmp_path)
-        persist_map(stored, "score")
+        persist(stored)
         (tmp_path / "new").mkdir()
         del stored.images["score"]
         stored["score"], new = map_of(stored, tmp_path / "new", seed=1)
@@ -390,32 +402,65 @@ class TestPersist:
         with monkeypatch.context() as patch:
             patch.setattr(SpatialData, "write_consolidated_metadata", full)
             with pytest.raises(OSError, match="No space"):
-                persist_map(stored, "score")
+                persist(stored)
         np.testing.assert_array_equal(pixels(sd.read_zarr(tmp_path / "s.zarr")["score"]), expected)
         assert not leftovers(tmp_path / "s.zarr")
-        persist_map(stored, "score")  # the new one is still in the object
+        persist(stored)  # the new one is still in the object
         np.testing.assert_array_equal(pixels(sd.read_zarr(tmp_path / "s.zarr")["score"]), new)
 
     @pytest.mark.parametrize(("moment", "new"), [("put_in_place", False), ("_take_back", True)])
     def test_killed(self, stored, tmp_path, moment, new):
         """Just before and just after the two trade places; a map of another dtype replaces the old."""
         stored["score"], old = map_of(stored, tmp_path)
-        persist_map(stored, "score")
+        persist(stored)
         code = KILLED.format(store=str(tmp_path / "s.zarr"), moment=moment)
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False)
         assert done.returncode == -9
         found = pixels(sd.read_zarr(tmp_path / "s.zarr")["score"])
         np.testing.assert_array_equal(found, np.rint(old * 100).astype("uint8") if new else old)
         again = sd.read_zarr(tmp_path / "s.zarr")
-        persist_map(again, "score")
+        persist(again)
         assert not leftovers(tmp_path / "s.zarr")
 
-    def test_needs_a_local_store_and_an_image(self, sdata, stored, tmp_path):
+    def test_needs_a_store_and_a_name_of_its_own(self, sdata, stored, tmp_path):
         sdata["score"], _ = map_of(sdata, tmp_path)
-        with pytest.raises(InputError, match=r"no zarr store on a local disk.*'score'.*sdata\.write"):
-            persist_map(sdata, "score")
-        with pytest.raises(ElementNotFoundError, match=r"no image 'other'.*fov0_image"):
-            persist_map(stored, "other")
+        with pytest.raises(InputError, match=r"not backed by a zarr store, so image 'score'.*sdata\.write"):
+            persist(sdata)
+        with pytest.raises(InputError, match=r"'fov0_labels' is an element of labels already"):
+            persist_map(stored, "fov0_labels", sdata["score"])
+
+    @pytest.mark.parametrize("consolidated", [True, False])
+    def test_the_store_says_that_it_is_a_map_and_keeps_its_other_attributes(
+        self, factory, tmp_path, consolidated
+    ):
+        whole = factory()
+        whole.attrs |= {"nimbus_sd": {"mpp": 1.0, "maps": ["older"]}, "mine": [1, 2]}
+        whole.write(tmp_path / "s.zarr", consolidate_metadata=consolidated)
+        sdata = sd.read_zarr(tmp_path / "s.zarr")
+        before = dict(sdata.attrs)
+        element, _ = map_of(sdata, tmp_path)
+        persist_map(sdata, "score", element)
+        assert "score" not in sdata
+        assert sdata.attrs == before
+        again = sd.read_zarr(tmp_path / "s.zarr")
+        assert again.attrs["nimbus_sd"] == {"mpp": 1.0, "maps": ["older", "score"]}
+        assert again.attrs["mine"] == [1, 2]
+        assert again.has_consolidated_metadata() == consolidated
+        assert [pair.image for pair in resolve_pairs(again)] == ["fov0_image"]
+
+    def test_a_new_map_that_fails_leaves_the_store_byte_for_byte(self, stored, tmp_path, monkeypatch):
+        stored["score"], _ = map_of(stored, tmp_path)
+        before = files_of(tmp_path / "s.zarr")
+        real = SpatialData.write_consolidated_metadata
+
+        def late(self):
+            real(self)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(SpatialData, "write_consolidated_metadata", late)
+        with pytest.raises(KeyboardInterrupt):
+            persist(stored)
+        assert files_of(tmp_path / "s.zarr") == before
 
 
 KILLED = """
@@ -423,7 +468,7 @@ import os, signal
 import numpy as np
 import spatialdata as sd
 from spatialdata.models import Image2DModel
-from nimbus_sd._sdata import maps
+from nimbus_sd._sdata import persist, swap
 from nimbus_sd._sdata.elements import finest
 
 sdata = sd.read_zarr({store!r})
@@ -432,8 +477,8 @@ del sdata.images["score"]
 sdata["score"] = Image2DModel.parse(values, dims=("c", "y", "x"), scale_factors=[2], c_coords=list("abc"))
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if {moment!r} == "put_in_place":
-    maps.put_in_place = die
+    swap.put_in_place = die
 else:
     sd.SpatialData.write_consolidated_metadata = die
-maps.persist_map(sdata, "score")
+persist.persist_map(sdata, "score", sdata["score"])
 """

@@ -1,23 +1,22 @@
-"""Tables in object stores, which can't rename: a new one appears whole, an old one is never touched."""
+"""Elements in object stores, which can't rename: a new one appears whole, an old one is never touched."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import zarr
 from zarr.storage import FsspecStore
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.alone import write_alone
 from nimbus_sd._sdata.remote import url_of
+from nimbus_sd._sdata.swap import GROUP_FILES, KINDS, ROOT_FILES, ChangeAttrs, Check
 from nimbus_sd._sdata.zarr_source import blocking
-
-_KINDS = ("images", "labels", "points", "shapes", "tables")
 
 
 def remote_elements(store: FsspecStore) -> dict[str, str]:
@@ -25,14 +24,14 @@ def remote_elements(store: FsspecStore) -> dict[str, str]:
     fs, root = _files(store)
     return {
         name: kind
-        for kind in _KINDS
+        for kind in KINDS
         for entry in _listed(fs, f"{root}/{kind}")
         if not (name := entry.rstrip("/").rsplit("/", 1)[-1]).startswith(".") and name != "zarr.json"
     }
 
 
-def free_name(name: str, taken: dict[str, str], *, overwrite: bool, where: str) -> str:
-    """Return `name`, or its next version where a table of that name is there already.
+def free_name(name: str, taken: dict[str, str], *, overwrite: bool, where: str, kind: str = "tables") -> str:
+    """Return `name`, or its next version where an element of that kind and name is there already.
 
     Raises
     ------
@@ -46,12 +45,13 @@ def free_name(name: str, taken: dict[str, str], *, overwrite: bool, where: str) 
     """
     if name not in taken:
         return name
-    if taken[name] != "tables":
-        msg = f"{where}: {name!r} is an element of {taken[name]} already. Give the table another name."
+    word = kind.removesuffix("s")
+    if taken[name] != kind:
+        msg = f"{where}: {name!r} is an element of {taken[name]} already. Give the {word} another name."
         raise InputError(msg)
     if not overwrite:
         msg = (
-            f"{where}: table {name!r} is there already. Give overwrite=True to write a new version "
+            f"{where}: {word} {name!r} is there already. Give overwrite=True to write a new version "
             "beside it, or another name."
         )
         raise InputError(msg)
@@ -60,69 +60,85 @@ def free_name(name: str, taken: dict[str, str], *, overwrite: bool, where: str) 
     return f"{base}_v{max([1, *versions]) + 1}"
 
 
-def persist_remote(
-    table: ad.AnnData,
-    name: str,
+def upload(
     store: FsspecStore,
+    kind: str,
+    name: str,
+    element: Any,
     *,
     overwrite: bool,
-    write_alone: Callable[[ad.AnnData, str, Path], Path],
-    compare: Callable[[ad.AnnData, ad.AnnData, str], None],
+    check: Check | None = None,
+    attrs: ChangeAttrs | None = None,
 ) -> str:
-    """Write a table into a remote store and return the name it got.
+    """Write an element into a remote store and return the name it got.
 
     It is written to the local temporary folder first. Then its files go up, what makes
-    it a zarr group last; it is read back and compared; the store's consolidated
-    metadata, which tell readers of it, are refreshed at the end. What fails on the way
-    is deleted again.
+    it a zarr group last; their sizes are compared, and what was written is checked; the
+    store's attributes and consolidated metadata, which tell readers of it, are refreshed at
+    the end. What fails on the way is deleted again. For local stores see
+    :func:`~nimbus_sd._sdata.swap.swap_in`.
 
     Parameters
     ----------
-    table
-        The table.
-    name
-        Its name, see :func:`free_name`.
     store
         Where to.
+    kind
+        ``"images"`` or ``"tables"``.
+    name
+        Wanted name, see :func:`free_name`.
+    element
+        What to write.
     overwrite
         Whether a new version may be written where the name is taken.
-    write_alone
-        Writes a table of a name into a local folder and returns the group's folder.
-    compare
-        Raises unless the second table is the first.
+    check
+        Called with what was written, before readers are told of it.
+    attrs
+        Makes the store's attributes fit the new element.
 
     Raises
     ------
     InputError
-        If the name can't be used, or what was written reads back differently.
+        If the name can't be used, or what was written is there differently.
     """
     where = url_of(store)
     fs, root = _files(store)
-    final = free_name(name, remote_elements(store), overwrite=overwrite, where=where)
-    group = zarr.open_group(store, mode="r+")
-    consolidated = group.metadata.consolidated_metadata is not None
-    prefix = f"{root}/tables/{final}"
-    with tempfile.TemporaryDirectory(prefix="nimbus-sd-") as folder:
-        alone = write_alone(table, final, Path(folder))
+    final = free_name(name, remote_elements(store), kind=kind, overwrite=overwrite, where=where)
+    what, prefix = f"{where}: {kind.removesuffix('s')} {final!r}", f"{root}/{kind}/{final}"
+    before, first = _root_files(fs, root), not _listed(fs, f"{root}/{kind}")
+    with tempfile.TemporaryDirectory(prefix="nimbus-sd-", ignore_cleanup_errors=True) as folder:
+        alone = write_alone(element, kind, final, Path(folder), like=store)
         try:
-            zarr.open_group(store, mode="r+", use_consolidated=False).require_group("tables")
+            zarr.open_group(store, mode="r+", use_consolidated=False).require_group(kind)
             _upload(fs, alone, prefix)
-            found = zarr.open_group(store, path=f"tables/{final}", mode="r", use_consolidated=False)
-            compare(table, ad.read_zarr(found), f"{where}: table {final!r}")
+            _check_sizes(fs, alone, prefix, what)
+            if check is not None:
+                check(zarr.open_group(store, path=f"{kind}/{final}", mode="r", use_consolidated=False), what)
             blocking(store.fs)  # forget the old listing
-            if consolidated:
-                _consolidate(store)
+            _tell(store, final, attrs)
         except BaseException:
             _remove(fs, prefix)
+            if first:
+                _remove_empty(fs, f"{root}/{kind}")
+            _put_back(fs, root, before)
             raise
     if final != name:
+        word = kind.removesuffix("s")
         warnings.warn(
-            f"{where}: table {name!r} is there already and stays; the new one is {final!r}, as object "
-            "stores can't exchange two tables in one step",
+            f"{where}: {word} {name!r} is there already and stays; the new one is {final!r}, as object "
+            f"stores can't exchange two {kind} in one step",
             NimbusWarning,
             stacklevel=4,
         )
     return final
+
+
+def _tell(store: FsspecStore, name: str, change_attrs: ChangeAttrs | None) -> None:
+    """Let attributes and consolidated metadata follow; attributes first, as readers go by the latter."""
+    root = zarr.open_group(store, mode="r+")
+    if change_attrs is not None:
+        root.attrs.put(change_attrs(root.attrs.asdict(), name))
+    if root.metadata.consolidated_metadata is not None:
+        _consolidate(store)
 
 
 def _files(store: FsspecStore) -> tuple[Any, str]:
@@ -144,6 +160,38 @@ def _upload(fs: Any, folder: Path, prefix: str) -> None:
         fs.put([str(file) for file in part], [f"{prefix}/{f.relative_to(folder).as_posix()}" for f in part])
 
 
+def _check_sizes(fs: Any, folder: Path, prefix: str, what: str) -> None:
+    fs.invalidate_cache()
+    there = {name.removeprefix(prefix): info["size"] for name, info in fs.find(prefix, detail=True).items()}
+    here = {
+        f"/{file.relative_to(folder).as_posix()}": file.stat().st_size
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    wrong = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    if wrong:
+        msg = (
+            f"{what}: {len(wrong)} of {len(here)} files did not arrive whole, such as {wrong[0]}; nothing "
+            "was kept. Run again."
+        )
+        raise InputError(msg)
+
+
+def _root_files(fs: Any, root: str) -> dict[str, bytes]:
+    found = {}
+    for name in ROOT_FILES:  # one by one: fs.cat takes a name with [ ] or * as a pattern
+        with suppress(FileNotFoundError):
+            found[f"{root}/{name}"] = bytes(fs.cat_file(f"{root}/{name}"))
+    return found
+
+
+def _put_back(fs: Any, root: str, before: dict[str, bytes]) -> None:
+    now = _root_files(fs, root)
+    for name, content in before.items():
+        if now.get(name) != content:
+            fs.pipe_file(name, content)
+
+
 def _consolidate(store: FsspecStore) -> None:
     with warnings.catch_warnings():
         # points and shapes are parquet files in zarr groups: nothing to consolidate there
@@ -151,7 +199,14 @@ def _consolidate(store: FsspecStore) -> None:
         zarr.consolidate_metadata(store)
 
 
+def _remove_empty(fs: Any, group: str) -> None:
+    """Remove a zarr group that has no members."""
+    if {name.rsplit("/", 1)[-1] for name in _listed(fs, group)} <= GROUP_FILES:
+        _remove(fs, group)
+
+
 def _remove(fs: Any, prefix: str) -> None:
     fs.invalidate_cache()
     for file in fs.find(prefix):  # one by one: fs.rm takes a name with [ ] or * as a pattern
         fs.rm_file(file)
+    fs.invalidate_cache()

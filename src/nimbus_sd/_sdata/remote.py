@@ -29,6 +29,7 @@ from nimbus_sd._sdata.zarr_source import blocking
 
 log = logging.getLogger("nimbus_sd")
 
+_KINDS = ("images", "labels", "points", "shapes", "tables")
 _opened: WeakKeyDictionary[SpatialData, FsspecStore] = WeakKeyDictionary()
 
 
@@ -47,6 +48,10 @@ def remote_store(url: object, **options: Any) -> FsspecStore:
         msg = f"{url} is no URL; valid: s3://bucket/data.zarr or another URL that fsspec can open"
         raise InputError(msg)
     known = dict(getattr(url, "storage_options", {}))
+    if name.startswith(("s3:", "s3a:")):
+        # s3fs asks for the size of every file before it reads it, so as to read parts at once: twice
+        # the requests, and chunks are small and come many at once anyway
+        known = {"max_concurrency": 1} | known
     try:
         return FsspecStore.from_url(name, storage_options=known | options)
     except ImportError as error:
@@ -81,7 +86,7 @@ def is_remote_store(url: object, **options: Any) -> bool:
     fs = blocking(store.fs)
     try:
         return any(fs.exists(f"{store.path}/{name}") for name in ("zarr.json", ".zgroup"))
-    except Exception as error:
+    except Exception as error:  # each kind of file system has its own errors
         raise _unreached(url_of(store), error) from error
 
 
@@ -112,16 +117,18 @@ def open_remote(url: object, **options: Any) -> SpatialData:
     store.fs.invalidate_cache()
     try:
         root = zarr.open_group(store, mode="r")
-    except Exception as error:
+    except Exception as error:  # each kind of file system has its own errors
         raise _unreached(url_of(store), error) from error
     unread = [f"{kind}/{name}" for kind in ("points", "shapes") for name in _members(root, kind)]
     if unread:
         log.warning("not read from a remote store: %s", ", ".join(unread))
     attrs = root.attrs.asdict()
-    attrs.pop("spatialdata_attrs", None)
+    if attrs.pop("spatialdata_attrs", None) is None and not any(kind in root for kind in _KINDS):
+        msg = f"{url_of(store)} is a zarr store without a SpatialData object; valid: what sdata.write makes"
+        raise InputError(msg)
     sdata = SpatialData(
-        images={name: _raster(group) for name, group in _members(root, "images").items()},
-        labels={name: _raster(group) for name, group in _members(root, "labels").items()},
+        images={name: raster_of(group) for name, group in _members(root, "images").items()},
+        labels={name: raster_of(group) for name, group in _members(root, "labels").items()},
         tables={name: _table(group) for name, group in _members(root, "tables").items()},
         attrs=attrs,
     )
@@ -148,8 +155,8 @@ def _members(root: zarr.Group, kind: str) -> dict[str, zarr.Group]:
     return {n: g for n, g in group.groups() if not n.startswith(".")} if isinstance(group, zarr.Group) else {}
 
 
-def _raster(group: zarr.Group) -> Any:
-    """An image or labels element of a SpatialData store, from its OME-NGFF metadata."""
+def raster_of(group: zarr.Group) -> Any:
+    """A lazy image or labels element from its group in a SpatialData store, by its OME-NGFF metadata."""
     from spatialdata._io._utils import _get_transformations_from_ngff_dict
     from spatialdata.transformations._utils import compute_coordinates
 

@@ -11,10 +11,10 @@ from spatialdata import SpatialData
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.persist_remote import remote_elements
 from nimbus_sd._sdata.remote import store_behind
+from nimbus_sd._sdata.swap import KINDS
 from nimbus_sd._sdata.table import existing_table
 
 _VALID = re.compile(r"(?!__)(?!\.{1,2}$)[\w.-]+")
-_KINDS = ("images", "labels", "points", "shapes", "tables")
 
 
 def check_new_name(
@@ -48,7 +48,7 @@ def check_new_name(
             "not starting with '__'"
         )
         raise InputError(msg)
-    taken = {element: k for k in _KINDS for element in getattr(sdata, k)}
+    taken = {element: k for k in KINDS for element in getattr(sdata, k)}
     if write:
         taken |= _on_disk(sdata)
     for other, other_kind in taken.items():
@@ -68,7 +68,7 @@ def _on_disk(sdata: SpatialData) -> dict[str, str]:
     if remote is not None:
         return remote_elements(remote)
     store = Path(str(sdata.path))
-    return {p.name: k for k in _KINDS for p in (store / k).glob("[!.]*") if p.is_dir()}
+    return {p.name: k for k in KINDS for p in (store / k).glob("[!.]*") if p.is_dir()}
 
 
 def check_prediction_target(
@@ -102,12 +102,6 @@ def check_map_names(
     sdata: SpatialData, names: Sequence[str], *, table: str | None, overwrite: bool, write: bool
 ) -> None:
     """Raise unless score maps can be stored under `names`, beside the new `table`."""
-    if write and names and store_behind(sdata) is not None:
-        msg = (
-            "maps= with write=True: score maps are written to local stores only; leave write out, or write "
-            "the object to a local path first: sdata.write('data.zarr')"
-        )
-        raise InputError(msg)
     for name in names:
         check_new_name(sdata, name, kind="images", argument="maps", overwrite=overwrite, write=write)
         if table is not None and name.casefold() == table.casefold():

@@ -14,10 +14,11 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
-from nimbus_sd._sdata.maps import persist_map, remember_maps
-from nimbus_sd._sdata.persist import persist_table
+from nimbus_sd._sdata.maps import remember_map
+from nimbus_sd._sdata.persist import persist_map, persist_table
 from nimbus_sd._sdata.run import Outcome
 from nimbus_sd._sdata.samples import SampleSet
+from nimbus_sd._sdata.shallow import shallow_with
 from nimbus_sd._sdata.table import build_table
 from nimbus_sd.arrays.cell_context import CONTEXT_NAMES
 from nimbus_sd.arrays.cells import Cells
@@ -135,23 +136,30 @@ def commit(
     *,
     write: bool,
 ) -> None:
-    """Put results into the object, and persist them if asked to."""
+    """Put results into the object, and persist them if asked to: the maps one by one, then the table.
+
+    With `write` each goes to the store before it gets into the object. On an error both are
+    as they were before, save for maps that had got into the store already: these are whole,
+    and in the object too.
+    """
     for name, element in maps.items():
-        if name in sdata:
-            del sdata[name]
-        sdata[name] = element
-    if maps:
-        remember_maps(sdata, list(maps))
+        kept = persist_map(sdata, name, element) if write else element
+        _replace(sdata, name, kept)
+        remember_map(sdata, name)
     if into is None:
-        if table in sdata.tables:
-            del sdata[table]
-        sdata[table] = result
-    else:
-        sdata[into].layers["nimbus"] = result
-        sdata[into].uns["nimbus"] = provenance
+        if write:
+            persist_table(sdata, table, overwrite=True, table=result)
+        _replace(sdata, table, result)
+        return
+    old = sdata.tables[into]
     if write:
-        for name in maps:
-            persist_map(sdata, name)
-        if maps:
-            sdata.write_attrs()
-        persist_table(sdata, into or table, overwrite=True)
+        changed = {"layers": {**old.layers, "nimbus": result}, "uns": {**old.uns, "nimbus": provenance}}
+        persist_table(sdata, into, overwrite=True, table=shallow_with(old, **changed))
+    old.layers["nimbus"] = result
+    old.uns["nimbus"] = provenance
+
+
+def _replace(sdata: SpatialData, name: str, element: Any) -> None:
+    if name in sdata:
+        del sdata[name]
+    sdata[name] = element
