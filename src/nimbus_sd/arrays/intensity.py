@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nimbus_sd._core.errors import InputError
@@ -102,6 +104,22 @@ class IntensityHistogram:
             out._float[: part._float.size] += part._float
         out.maximum = max(self.maximum, other.maximum)
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The bins that hold pixels: that is what travels between processes."""
+        state = self.__dict__.copy()
+        for name in ("_exact", "_float"):
+            bins = np.flatnonzero(state[name]).astype(np.uint32)
+            state[name] = (state[name].size, bins, state[name][bins])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name in ("_exact", "_float"):
+            size, bins, counts = state[name]
+            dense = np.zeros(size, dtype=np.int64)
+            dense[bins] = counts
+            setattr(self, name, dense)
 
     @property
     def n_pixels(self) -> int:

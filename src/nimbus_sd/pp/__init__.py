@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nimbus_sd.pp._normalization import Normalization, normalization
     from nimbus_sd.pp._silver_labels import silver_labels
     from nimbus_sd.pp._training_tiles import TileStore, training_tiles
+    from nimbus_sd.pp._transform_scores import transform_scores
 
 __all__ = [
     "Normalization",
@@ -21,6 +22,7 @@ __all__ = [
     "normalization",
     "silver_labels",
     "training_tiles",
+    "transform_scores",
 ]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
@@ -34,5 +36,6 @@ __getattr__, __dir__ = lazy_exports(
         "normalization": "_normalization",
         "silver_labels": "_silver_labels",
         "training_tiles": "_training_tiles",
+        "transform_scores": "_transform_scores",
     },
 )

@@ -8,29 +8,47 @@ from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from nimbus_sd.tl._apply_calibration import apply_calibration
+    from nimbus_sd.tl._assign_som import assign_som
     from nimbus_sd.tl._average_evaluation import average_evaluation
+    from nimbus_sd.tl._batch_effects import batch_effects
     from nimbus_sd.tl._calibrate import calibrate
     from nimbus_sd.tl._concat_tables import concat_tables
     from nimbus_sd.tl._confounders import confounders
+    from nimbus_sd.tl._control_adjust import control_adjust
     from nimbus_sd.tl._estimate import estimate
     from nimbus_sd.tl._evaluate import evaluate
     from nimbus_sd.tl._finetune import finetune
+    from nimbus_sd.tl._flowsom import flowsom
+    from nimbus_sd.tl._merge_clusters import merge_clusters
+    from nimbus_sd.tl._name_clusters import name_clusters
+    from nimbus_sd.tl._phenotype import phenotype
     from nimbus_sd.tl._predict import predict
     from nimbus_sd.tl._recalibrate import recalibrate
+    from nimbus_sd.tl._spillover import spillover
     from nimbus_sd.tl._train import train
+    from nimbus_sd.tl._undo_clusters import undo_clusters
 
 __all__ = [
     "apply_calibration",
+    "assign_som",
     "average_evaluation",
+    "batch_effects",
     "calibrate",
     "concat_tables",
     "confounders",
+    "control_adjust",
     "estimate",
     "evaluate",
     "finetune",
+    "flowsom",
+    "merge_clusters",
+    "name_clusters",
+    "phenotype",
     "predict",
     "recalibrate",
+    "spillover",
     "train",
+    "undo_clusters",
 ]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
@@ -38,15 +56,24 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "apply_calibration": "_apply_calibration",
+        "assign_som": "_assign_som",
         "average_evaluation": "_average_evaluation",
+        "batch_effects": "_batch_effects",
         "calibrate": "_calibrate",
         "concat_tables": "_concat_tables",
         "confounders": "_confounders",
+        "control_adjust": "_control_adjust",
         "estimate": "_estimate",
         "evaluate": "_evaluate",
         "finetune": "_finetune",
+        "flowsom": "_flowsom",
+        "merge_clusters": "_merge_clusters",
+        "name_clusters": "_name_clusters",
+        "phenotype": "_phenotype",
         "predict": "_predict",
         "recalibrate": "_recalibrate",
+        "spillover": "_spillover",
         "train": "_train",
+        "undo_clusters": "_undo_clusters",
     },
 )
