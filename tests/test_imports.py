@@ -46,7 +46,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert not heavy & set(loaded)
 
 
-@pytest.mark.parametrize("room", ["pp", "tl", "pl", "io", "datasets", "models"])
+@pytest.mark.parametrize("room", ["pp", "tl", "pl", "io", "datasets", "models", "app"])
 def test_a_room_is_entered_without_its_furniture(room):
     loaded = python(f"import sys, nimbus_sd; nimbus_sd.{room}; print('\\n'.join(sys.modules))").split()
     assert f"nimbus_sd.{room}" in loaded
@@ -83,7 +83,7 @@ for owner, name in [(nimbus_sd, "predict"), (nimbus_sd.tl, "predikt")]:
 print(dir(nimbus_sd), dir(nimbus_sd.tl))
 """
     out = python(code)
-    assert "no attribute 'predict'; valid: __version__, datasets" in out
+    assert "no attribute 'predict'; valid: __version__, app, datasets" in out
     assert "no attribute 'predikt'; valid: " in out
     assert "'predict'" in out.splitlines()[-1]
 

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from spatialdata import SpatialData
-from spatialdata.models import TableModel
 
 from nimbus_sd._core.channels import select_channels
 from nimbus_sd._core.errors import InputError
@@ -20,11 +19,12 @@ from nimbus_sd._sdata.table import existing_table
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.pl import _image_panels as panels
 from nimbus_sd.pl import _style as style
-from nimbus_sd.pl._table import check_unique, pick_markers, scales, values
+from nimbus_sd.pl._cells import region_and_ids
+from nimbus_sd.pl._intensity import check_scale, scaled
+from nimbus_sd.pl._table import check_unique, pick_markers, scales, thresholds, values
 from nimbus_sd.pl._view import Picture, make_window, one_pair, read_image, read_labels, read_maps
 
 _MAX_MARKERS = 12
-_FALLBACK_QUANTILE = 0.999
 
 
 def image(
@@ -140,7 +140,8 @@ def image(
         raise InputError(msg)
     probabilities = None if maps is None else read_maps(sdata, sample, maps, names, window)
     picture = read_image(sdata, sample, positions, window)
-    scaled = Picture(_scaled(picture.pixels, names, found, normalization, quantile), picture.extent)
+    known = None if found is None else found.scale
+    gray = Picture(scaled(picture.pixels, names, known, normalization, quantile), picture.extent)
     cells = read_labels(sdata, sample, window)
     look = panels.Look(positive_color, negative_color, cmap, score_cmap, gamma)
     shown = style.is_shown(show, save=save, return_fig=return_fig, ax=ax)
@@ -153,7 +154,7 @@ def image(
         panels.draw(
             axes,
             names,
-            scaled,
+            gray,
             cells,
             found,
             probabilities,
@@ -183,15 +184,7 @@ def _check(
     if ax is not None and (len(names) > 1 or two_columns):
         msg = "ax= takes one panel: pass one marker and scores=False, or leave ax out"
         raise InputError(msg)
-    if normalization is not None and quantile is not None:
-        msg = "normalization= and quantile= both say what counts as 1; pass one of them"
-        raise InputError(msg)
-    if quantile is not None and not 0 < quantile <= 1:
-        msg = f"quantile={quantile} must lie in (0, 1]"
-        raise InputError(msg)
-    if not gamma > 0:
-        msg = f"gamma={gamma} must be positive; 1 is linear, 0.5 brightens"
-        raise InputError(msg)
+    check_scale(normalization, quantile, gamma)
     return names
 
 
@@ -206,38 +199,11 @@ def _find_scores(
     adata = existing_table(sdata, table, [sample.pair.labels])
     where = f"table {table!r}"
     pick_markers(adata, names, where=where)
-    attrs = adata.uns[TableModel.ATTRS_KEY]
-    rows = (adata.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str) == sample.pair.labels).to_numpy()
-    ids = adata.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy()[rows].astype(np.int64)
-    cut = dict(threshold) if isinstance(threshold, Mapping) else dict.fromkeys(names, threshold)
-    missing = [n for n in names if n not in cut]
-    if missing:
-        msg = f"threshold= has no entry for {missing}; give one per marker, or one number"
-        raise InputError(msg)
+    region, every = region_and_ids(adata, where=where)
+    rows = region == sample.pair.labels
     return panels.Scores(
-        ids=pd.Index(ids),
+        ids=pd.Index(every[rows]),
         values=values(adata[rows], names, layer, where=where),
-        threshold=np.array([float(cut[n]) for n in names]),
+        threshold=thresholds(threshold, names),
         scale=scales(adata, names),
     )
-
-
-def _scaled(
-    pixels: np.ndarray,
-    names: list[str],
-    found: panels.Scores | None,
-    normalization: Normalization | None,
-    quantile: float | None,
-) -> np.ndarray:
-    """``clip(pixels / scale, 0, 1)``, the scale from the first source that knows it."""
-    shown = np.array(
-        [np.quantile(plane, _FALLBACK_QUANTILE if quantile is None else quantile) for plane in pixels]
-    )
-    shown = np.where(shown > 0, shown, np.maximum(pixels.max((1, 2)), 1e-12))
-    if normalization is not None:
-        scale = normalization.scale_of(names)
-    elif quantile is None and found is not None and found.scale is not None:
-        scale = np.where(np.isnan(found.scale), shown, found.scale)
-    else:
-        scale = shown
-    return np.clip(pixels / scale[:, None, None].astype(np.float32), 0, 1)

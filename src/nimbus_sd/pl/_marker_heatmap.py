@@ -18,6 +18,7 @@ from scipy.cluster.hierarchy import linkage
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.pl import _style as style
+from nimbus_sd.pl._colours import group_colours
 from nimbus_sd.pl._table import check_table, groups, pick_markers, values
 
 _MAX_GROUPS = 100
@@ -46,7 +47,7 @@ def marker_heatmap(
 
     Clusters and markers are ordered by hierarchical clustering (Euclidean, leaves
     ordered so that neighbours are alike), with the clusters' dendrogram and sizes
-    at the right.
+    at the right, in the colours that the clusters have in every plot.
 
     Parameters
     ----------
@@ -116,6 +117,7 @@ def marker_heatmap(
         index=[str(column.categories[i]) for i in rows],
         columns=[names[i] for i in columns],
     )
+    colours = group_colours(adata, groupby)
     shown = style.is_shown(show, save=save, return_fig=return_fig)
     label = "mean score" if layer in (None, "nimbus") else f"mean {layer.replace('_', ' ')}"
     label += {"marker": " (0–1 per marker)", "zscore": " (z per marker)", None: ""}[standardize]
@@ -129,7 +131,7 @@ def marker_heatmap(
         if annotate:
             _annotate(axes["heatmap"], frame, drawn)
         _tree(axes["dendrogram"], tree)
-        _sizes(axes["sizes"], sizes[rows])
+        _sizes(axes["sizes"], sizes[rows], [colours[name] for name in frame.index])
         fig.colorbar(drawn, cax=axes["colorbar"], label=label)
         return fig, axes
 
@@ -240,8 +242,8 @@ def _tree(ax: Axes, tree: dict[str, Any] | None) -> None:
     ax.set(xlim=(0, max(max(max(d) for d in tree["dcoord"]), 1e-9) * 1.05), ylim=(leaves, 0))
 
 
-def _sizes(ax: Axes, sizes: np.ndarray) -> None:
-    ax.barh(np.arange(sizes.size) + 0.5, sizes, height=0.7, color=style.NEUTRAL)
+def _sizes(ax: Axes, sizes: np.ndarray, colours: list[str]) -> None:
+    ax.barh(np.arange(sizes.size) + 0.5, sizes, height=0.7, color=colours)
     for i, n in enumerate(sizes):
         ax.annotate(f"{n:,}", (n, i + 0.5), (2, 0), textcoords="offset points", va="center", fontsize=6.5)
     ax.set(ylim=(sizes.size, 0), xlim=(0, sizes.max() * 1.45), xlabel="cells", yticks=[], xticks=[0])

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, PercentFormatter
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd.arrays.metrics import auroc
 from nimbus_sd.pl import _style as style
+from nimbus_sd.pl._density import mirrored_density
 from nimbus_sd.pl._table import check_table, pick_markers, scales, values
 
 _MAX_MARKERS = 24
@@ -32,6 +33,7 @@ def score_distribution(
     expression_layer: str | None = "integrated_expression",
     truth: str | pd.DataFrame | None = None,
     threshold: float | None = 0.5,
+    kind: str = "hist",
     bins: int = 40,
     n_columns: int = 4,
     figsize: tuple[float, float] | None = None,
@@ -39,7 +41,7 @@ def score_distribution(
     save: str | Path | None = None,
     return_fig: bool = False,
 ) -> Any:
-    """Draw, for each marker, histograms of scores and of scaled integrated expression.
+    """Draw, for each marker, how scores and scaled integrated expression are distributed.
 
     Both lie on [0, 1]: integrated expression is divided by ``var["scale"]`` (its own
     99.9th percentile where that is missing) and clipped. Bars give the share of
@@ -63,6 +65,9 @@ def score_distribution(
         negative, NaN undefined. Undefined cells, and markers that it lacks, are grey.
     threshold
         Where to draw a line into the scores; None draws none.
+    kind
+        ``"hist"`` or ``"kde"``: a Gaussian kernel estimate, mirrored at 0 and 1, of
+        Silverman's robust bandwidth; its height is the share of cells per bar's width.
     bins
         Number of bars.
     n_columns
@@ -101,6 +106,9 @@ def score_distribution(
     if bins < 2 or n_columns < 1:
         msg = f"bins={bins}, n_columns={n_columns}: at least 2 bars and 1 column"
         raise InputError(msg)
+    if kind not in ("hist", "kde"):
+        msg = f"kind={kind!r}; valid: hist, kde"
+        raise InputError(msg)
     names = pick_markers(adata, markers, where="the table", limit=_MAX_MARKERS)
     kinds = [("score", values(adata, names, layer, where="the table"))]
     if expression_layer is not None:
@@ -117,14 +125,14 @@ def score_distribution(
         axes = np.empty((len(names), len(kinds)), dtype=object)
         for i, name in enumerate(names):
             row, column = divmod(i, columns)
-            for k, (kind, every) in enumerate(kinds):
+            for k, (what, every) in enumerate(kinds):
                 axes[i, k] = ax = fig.add_subplot(grid[row * len(kinds) + k, column])
-                _histogram(ax, every[:, i], None if classes is None else classes[:, i], bins)
-                if kind == "score" and threshold is not None:
+                _panel(ax, every[:, i], None if classes is None else classes[:, i], bins, kind)
+                if what == "score" and threshold is not None:
                     ax.axvline(threshold, ymax=0.72, color="0.35", lw=0.8, ls=(0, (3, 2)))
                 ax.tick_params(labelbottom=k == len(kinds) - 1, labelleft=column == 0)
                 if column == 0:
-                    ax.set_ylabel(kind)
+                    ax.set_ylabel(what)
             axes[i, 0].set_title(name, fontweight="bold", loc="left")
         _legend(fig, classes)
         fig.supylabel("share of cells (square-root axis)", fontsize=8.5)
@@ -178,8 +186,7 @@ def _classes(adata: ad.AnnData, names: list[str], truth: str | pd.DataFrame | No
     return out
 
 
-def _histogram(ax: Axes, column: np.ndarray, truth: np.ndarray | None, bins: int) -> None:
-    edges = np.linspace(0, 1, bins + 1)
+def _panel(ax: Axes, column: np.ndarray, truth: np.ndarray | None, bins: int, kind: str) -> None:
     finite = np.isfinite(column)
     parts: list[tuple[np.ndarray, str]] = [(finite, style.NEUTRAL)]
     text = f"η {separation(column[finite]):.2f}" if finite.any() else "no values"
@@ -189,9 +196,7 @@ def _histogram(ax: Axes, column: np.ndarray, truth: np.ndarray | None, bins: int
             both = parts[0][0] | parts[1][0]
             text += f"\nAUROC {auroc(parts[1][0][both].astype(np.float64), column[both]):.2f}"
     for mask, colour in parts:
-        share = np.histogram(column[mask], edges)[0] / max(1, mask.sum())
-        ax.stairs(share, edges, fill=True, color=colour, alpha=0.45, lw=0)
-        ax.stairs(share, edges, color=colour, lw=1.0)
+        _draw(ax, column[mask], colour, bins, kind)
     ax.set_yscale("function", functions=(_root, np.square))
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1])
     ax.yaxis.set_major_locator(FixedLocator(_TICKS))
@@ -199,6 +204,18 @@ def _histogram(ax: Axes, column: np.ndarray, truth: np.ndarray | None, bins: int
     ax.xaxis.set_major_formatter("{x:g}")
     ax.spines[["top", "right"]].set_visible(False)
     ax.text(0.99, 0.98, text, transform=ax.transAxes, ha="right", va="top", fontsize=6.5, color="0.25")
+
+
+def _draw(ax: Axes, column: np.ndarray, colour: str, bins: int, kind: str) -> None:
+    if kind == "kde":
+        at, density = mirrored_density(column)
+        ax.fill_between(at, density / bins, color=colour, alpha=0.45, lw=0)
+        ax.plot(at, density / bins, color=colour, lw=1.0)
+        return
+    edges = np.linspace(0, 1, bins + 1)
+    share = np.histogram(column, edges)[0] / max(1, column.size)
+    ax.stairs(share, edges, fill=True, color=colour, alpha=0.45, lw=0)
+    ax.stairs(share, edges, color=colour, lw=1.0)
 
 
 def _root(x: np.ndarray) -> np.ndarray:

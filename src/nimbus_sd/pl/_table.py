@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anndata as ad
 import numpy as np
@@ -73,6 +73,16 @@ def scales(adata: ad.AnnData, markers: Sequence[str]) -> np.ndarray | None:
         return None
     scale = adata.var["scale"].reindex(list(markers)).to_numpy(np.float64)
     return np.where(np.isfinite(scale) & (scale > 0), scale, np.nan)
+
+
+def thresholds(threshold: float | Mapping[str, float], markers: Sequence[str]) -> np.ndarray:
+    """``(len(markers),)`` float64: above it a cell is positive."""
+    given = dict(threshold) if isinstance(threshold, Mapping) else dict.fromkeys(markers, threshold)
+    missing = [n for n in markers if n not in given]
+    if missing:
+        msg = f"threshold= has no entry for {missing}; give one per marker, or one number"
+        raise InputError(msg)
+    return np.array([float(given[n]) for n in markers])
 
 
 def groups(adata: ad.AnnData, groupby: str, *, limit: int) -> pd.Categorical:
