@@ -14,7 +14,14 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
-from nimbus_sd._sdata.zarr_source import fingerprint_of, grid_of, read_planes, unreadable, zarr_of
+from nimbus_sd._sdata.zarr_source import (
+    check_there,
+    fingerprint_of,
+    grid_of,
+    read_planes,
+    unreadable,
+    zarr_of,
+)
 from nimbus_sd.arrays import Interval
 
 MICRONS = "microns"
@@ -191,16 +198,19 @@ class ElementImage:
         Raises
         ------
         DataError
-            If a chunk can't be read or decoded.
+            If a chunk can't be read or decoded, or the store is not there.
         """
         if isinstance(self.array, zarr.Array):
             try:
-                return read_planes(self.array, channels, y, x)
+                pixels = read_planes(self.array, channels, y, x)
             except MemoryError:
                 raise
-            except Exception as error:
+            except Exception as error:  # codecs and stores raise what they like
                 planes = [(c, self.channels[c]) for c in channels]
                 raise unreadable(self.array, f"image {self.name!r}", (y, x), error, planes=planes) from error
+            if not pixels.any():
+                check_there(self.array, f"image {self.name!r}")
+            return pixels
         first, last = min(channels), max(channels)
         contiguous = channels == list(range(first, last + 1))
         index = slice(first, last + 1) if contiguous else channels
@@ -238,13 +248,16 @@ class ElementLabels:
         Raises
         ------
         DataError
-            If a chunk can't be read or decoded.
+            If a chunk can't be read or decoded, or the store is not there.
         """
         if not isinstance(self.array, zarr.Array):
             return _compute(self.array[y.slice, x.slice])
         try:
-            return np.asarray(self.array[y.slice, x.slice])
+            ids = np.asarray(self.array[y.slice, x.slice])
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # codecs and stores raise what they like
             raise unreadable(self.array, f"labels {self.name!r}", (y, x), error) from error
+        if not ids.any():
+            check_there(self.array, f"labels {self.name!r}")
+        return ids

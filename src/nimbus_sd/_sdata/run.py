@@ -135,6 +135,7 @@ def _normalization(request: Request, journal: Journal) -> Normalization:
         rule=request.rule,
         n_threads=request.runner.config.n_threads,
         progress=request.progress,
+        client=request.runner.client,
     )
     journal.note("normalization", fitted.to_dict())
     return fitted

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from spatialdata import SpatialData
@@ -16,6 +17,9 @@ from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs, resolve_sample
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 log = logging.getLogger("nimbus_sd")
 
@@ -125,9 +129,18 @@ def _check_arguments(
 
 
 def fit_over(
-    samples: SampleSet, *, quantile: float, rule: str, n_threads: int, progress: bool
+    samples: SampleSet,
+    *,
+    quantile: float,
+    rule: str,
+    n_threads: int,
+    progress: bool,
+    client: Client | None = None,
 ) -> Normalization:
-    """Fit one normalisation over all images of a sample set, each counted once; warn of flagged channels."""
+    """Fit one normalisation over all images of a sample set, each counted once; warn of flagged channels.
+
+    With a `client` the workers of its cluster read the images.
+    """
     images = {s.native_image.name: s.native_image for s in samples.samples}
     total = sum(i.shape[0] * i.shape[1] for i in images.values()) * len(samples.channels)
     with progress_bar(total, description="quantiles", unit="px", show=progress, scale=True) as advance:
@@ -138,6 +151,7 @@ def fit_over(
             rule=rule,
             n_threads=n_threads,
             on_progress=advance,
+            client=client,
         )
     for flag, meaning in _MEANING.items():
         named = [c for c, f in zip(fitted.channels, fitted.flags, strict=True) if f == flag]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -129,6 +130,33 @@ def unreadable(
         f"{what}, {_place(rect)}: could not be read once ({_cause(error)}), and could when tried again: "
         "check the disk or the network, and run again"
     )
+
+
+_found: set[str] = set()  # arrays that were there when this process looked
+
+
+def check_there(array: zarr.Array, what: str) -> None:
+    """Raise unless the array's metadata can be found, as zarr reads zeros of an array that is gone.
+
+    Meant for rectangles that are all 0; looks once per array and process.
+
+    Raises
+    ------
+    DataError
+        If it is not there, for instance on a worker that does not see the disk.
+    """
+    name = str(array.store_path)
+    if name in _found:
+        return
+    try:
+        zarr.open_array(array.store_path, mode="r", zarr_format=array.metadata.zarr_format)
+    except Exception as error:  # codecs and stores raise what they like
+        msg = (
+            f"{what}: there is no zarr array at {name} as seen from {platform.node()} ({_cause(error)}), "
+            "only zeros would be read. Put the store back, or where every worker can read it by this path"
+        )
+        raise DataError(msg) from error
+    _found.add(name)
 
 
 def _data_error(what: str, rect: tuple[Interval, Interval], cause: Exception) -> DataError:

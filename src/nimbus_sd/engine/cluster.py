@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +14,8 @@ import torch
 from distributed import Client, Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
-from nimbus_sd._core.errors import ClusterError, NimbusWarning, OutOfMemoryError
+from nimbus_sd._core.errors import ClusterError, OutOfMemoryError
+from nimbus_sd.engine.cluster_tools import known_workers, share, workers_of
 from nimbus_sd.engine.device import free_memory, resolve_devices, resolve_precision
 from nimbus_sd.engine.job import Block, Job, Scored
 from nimbus_sd.engine.predict import Predictor
@@ -25,7 +24,6 @@ from nimbus_sd.models.loading import load
 log = logging.getLogger("nimbus_sd")
 
 _AHEAD = 2  # blocks in flight per slot: one computes, the next waits on the worker
-_LARGE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,9 @@ def survey(client: Client, device: str | tuple[str, ...], precision: str) -> Wor
     ClusterError
         If there are none.
     """
-    known = _workers(client)
+    known = workers_of(client)
     with_gpu = {a: w["resources"]["GPU"] for a, w in known.items() if w.get("resources", {}).get("GPU")}
     addresses = tuple(with_gpu or known)
-    if not addresses:
-        msg = (
-            f"the cluster of {client} has no workers (yet); start some, or wait with "
-            "client.wait_for_workers(1), or run in this process with client=False"
-        )
-        raise ClusterError(msg)
     hosts = [known[a]["host"] for a in addresses]
     answers = client.run(_offer, device, precision, workers=list(addresses))
     memory = min(answers[a][0] // hosts.count(h) for a, h in zip(addresses, hosts, strict=True))
@@ -114,7 +106,7 @@ def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: W
         If a block takes down one worker after the other, or none has the memory for it.
     """
     todo = iter(blocks)
-    shared = _share(job, client)
+    shared = share(job, client, f"nimbus-job-{job.key}-{os.urandom(4).hex()}")
     refused: dict[Block, set[str]] = {}
     of: dict[Any, Block] = {}
 
@@ -152,29 +144,9 @@ def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: W
         client.cancel(list(running.futures), force=True)
 
 
-def _workers(client: Client) -> dict[str, Any]:
-    """What the scheduler knows of its workers now; nothing if it is gone."""
-    return client.scheduler_info(n_workers=-1).get("workers", {})
-
-
 def _others(client: Client, refused: set[str]) -> list[str]:
     """Addresses of the workers that are there now, without those that refused."""
-    return [a for a in _workers(client) if a not in refused]
-
-
-def _share(job: Job, client: Client) -> Future:
-    """Put the job on the cluster as a task: a worker that comes back can make it again."""
-    packed = pickle.dumps(job)
-    if len(packed) > _LARGE:
-        warnings.warn(
-            f"{len(packed) >> 20} MiB of pixels in memory are sent to the workers; write the object to zarr "
-            "and read it back, and they read what they need themselves",
-            NimbusWarning,
-            stacklevel=4,
-        )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sending large graph")
-        return client.submit(pickle.loads, packed, key=f"nimbus-job-{job.key}-{os.urandom(4).hex()}")
+    return [a for a in known_workers(client) if a not in refused]
 
 
 _lock = Lock()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.arrays import IntensityHistogram, Interval
-from nimbus_sd.engine.readahead import read_ahead
+from nimbus_sd.arrays import IntensityHistogram
+from nimbus_sd.engine.pixel_counts import chunk_jobs, count_image
 from nimbus_sd.engine.source import ImageSource
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["RULES", "Normalization", "check_rule", "chunk_jobs", "fit_normalization"]
 
 RULES = ("dataset", "fov_mean")
 _DEBRIS_RATIO = 8.0
@@ -151,6 +155,7 @@ def fit_normalization(
     rule: str = "dataset",
     n_threads: int = 2,
     on_progress: Callable[[int], None] | None = None,
+    client: Client | None = None,
 ) -> Normalization:
     """Stream over every chunk of `channels` once and find their scales.
 
@@ -166,14 +171,23 @@ def fit_normalization(
         Reader threads.
     on_progress
         Called with the number of pixels read since the last call.
+    client
+        Of a dask cluster whose workers read the images; None reads them in this
+        process. The scales are the same.
+
+    Raises
+    ------
+    InputError
+        If images hold floats and integers, or pixels are negative, NaN or infinite.
+    ClusterError
+        If the cluster has no workers, or they die of a part of an image.
     """
     check_rule(quantile, rule)
     _check_kinds(images)
     merged: list[IntensityHistogram] = []
     each = []
     # merged image by image: histograms of all images at once would grow with the dataset
-    for image in images:
-        mine = _histograms(image, channels, n_threads, on_progress)
+    for mine in _histograms(images, channels, n_threads, on_progress, client):
         if rule == "fov_mean":
             each.append([h.quantile(quantile, positive=True) for h in mine])
         merged = [a + b for a, b in zip(merged, mine, strict=True)] if merged else mine
@@ -196,6 +210,22 @@ def fit_normalization(
     )
 
 
+def _histograms(
+    images: Sequence[ImageSource],
+    channels: Sequence[str],
+    n_threads: int,
+    on_progress: Callable[[int], None] | None,
+    client: Client | None,
+) -> Iterator[list[IntensityHistogram]]:
+    """Per image, the histograms of its channels."""
+    if client is None:
+        yield from (count_image(image, channels, n_threads, on_progress) for image in images)
+        return
+    from nimbus_sd.engine.cluster_counts import count_on_cluster
+
+    yield from count_on_cluster(images, channels, client, n_threads=n_threads, on_progress=on_progress)
+
+
 def _check_kinds(images: Sequence[ImageSource]) -> None:
     """Integers are counted exactly, floats in bins: one dataset must be one or the other."""
     floats = [i.name for i in images if i.dtype.kind == "f"]
@@ -214,37 +244,3 @@ def _flag(histogram: IntensityHistogram, scale: float) -> str:
         return "saturated"
     common = histogram.quantile(0.99, positive=True)
     return "debris" if scale > _DEBRIS_RATIO * common else ""
-
-
-def chunk_jobs(image: ImageSource, channels: Sequence[int]) -> Iterator[tuple[list[int], Interval, Interval]]:
-    """Channel groups and rectangles that follow the image's chunks, so that each is read once."""
-    wanted = set(channels)
-    in_c, in_y, in_x = (
-        [Interval(b - n, b) for b, n in zip(accumulate(s), s, strict=True)] for s in image.chunks
-    )
-    for c in in_c:
-        group = [i for i in range(c.start, c.stop) if i in wanted]
-        if group:
-            yield from ((group, y, x) for y in in_y for x in in_x)
-
-
-def _histograms(
-    image: ImageSource, channels: Sequence[str], n_threads: int, on_progress: Callable[[int], None] | None
-) -> list[IntensityHistogram]:
-    position = {name: i for i, name in enumerate(image.channels)}
-    wanted = [position[c] for c in channels]
-    out = {i: IntensityHistogram(image.dtype) for i in wanted}
-
-    def read(job: tuple[list[int], Interval, Interval]) -> tuple[list[int], np.ndarray]:
-        return job[0], image.read(*job)
-
-    for group, pixels in read_ahead(read, chunk_jobs(image, wanted), n_threads=n_threads):
-        for i, plane in zip(group, pixels, strict=True):
-            try:
-                out[i].update(plane)
-            except InputError as error:
-                msg = f"image {image.name!r}, channel {image.channels[i]!r}: {error}"
-                raise InputError(msg) from error
-        if on_progress:
-            on_progress(pixels.size)
-    return [out[i] for i in wanted]

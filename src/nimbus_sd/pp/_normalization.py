@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._sdata.cohort import as_cohort
+from nimbus_sd._sdata.identity import active_client
 from nimbus_sd._sdata.samples import fit_over, resolve_samples
 from nimbus_sd.engine.normalization import Normalization
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 __all__ = ["Normalization", "normalization"]
 
@@ -24,6 +29,7 @@ def normalization(
     rule: str = "dataset",
     exclude: str = NOT_MARKERS,
     n_threads: int = 2,
+    client: Client | bool | None = None,
     progress: bool = True,
 ) -> Normalization:
     """Fit one intensity scale per marker, streaming once over the images.
@@ -46,7 +52,11 @@ def normalization(
     exclude
         Pattern of channel names that ``"auto"`` leaves out.
     n_threads
-        Reader threads.
+        Reader threads; on a cluster each thread of a worker reads.
+    client
+        A ``dask.distributed.Client`` whose workers read the images, which must lie where
+        they can read them; what is held in memory is read in this process. None takes the
+        active client if there is one, False none. The scales are the same.
     progress
         Show a progress bar.
 
@@ -62,6 +72,10 @@ def normalization(
         If elements can't be paired or pixels are negative, NaN or infinite.
     ElementNotFoundError
         If a name does not exist.
+    DataError
+        If a chunk can't be read; the message names element, channel and rectangle.
+    ClusterError
+        If the client has no workers, or they die of a part of an image.
 
     Warns
     -----
@@ -82,4 +96,11 @@ def normalization(
     samples = resolve_samples(
         as_cohort(sdata), image=image, labels=labels, channels=channels, exclude=exclude, need_mpp=False
     )
-    return fit_over(samples, quantile=quantile, rule=rule, n_threads=n_threads, progress=progress)
+    return fit_over(
+        samples,
+        quantile=quantile,
+        rule=rule,
+        n_threads=n_threads,
+        progress=progress,
+        client=active_client(client),
+    )
