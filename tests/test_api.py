@@ -13,7 +13,7 @@ import pytest
 import nimbus_sd as nb
 from nimbus_sd import testing
 
-ROOMS = ("pp", "tl", "pl", "io", "datasets", "models")
+ROOMS = ("pp", "tl", "pl", "io", "datasets", "models", "app")
 SECTIONS = (
     "Parameters",
     "Returns",
@@ -120,11 +120,16 @@ def _examples():
             "cell_context",
             "confounders",
             "evaluation",
+            "fields",
+            "metaclusters",
             "metrics",
             "mixture",
+            "phenotypes",
             "recalibration",
             "reliability",
             "silver",
+            "som",
+            "spillover",
         )
     }
     names |= {"nimbus_sd.engine.normalization", "nimbus_sd.testing.strategies"}

@@ -1,7 +1,7 @@
 """Marker positivity for every cell of a SpatialData object, read from the pixels.
 
 Importing the package loads neither torch nor spatialdata: the rooms ``pp``,
-``tl``, ``pl``, ``io``, ``datasets`` and ``models`` are imported when first used.
+``tl``, ``pl``, ``io``, ``datasets``, ``models`` and ``app`` are imported when first used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nimbus_sd._core.version import __version__
 
 if TYPE_CHECKING:
-    from nimbus_sd import datasets, io, models, pl, pp, tl
+    from nimbus_sd import app, datasets, io, models, pl, pp, tl
 
-__all__ = ["__version__", "datasets", "io", "models", "pl", "pp", "tl"]
+__all__ = ["__version__", "app", "datasets", "io", "models", "pl", "pp", "tl"]
 
 _ROOMS = frozenset(__all__) - {"__version__"}
 

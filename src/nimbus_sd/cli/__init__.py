@@ -15,13 +15,15 @@ from nimbus_sd.cli.convert import convert
 from nimbus_sd.cli.demo import demo
 from nimbus_sd.cli.models import models
 from nimbus_sd.cli.predict import predict
+from nimbus_sd.cli.report import report
+from nimbus_sd.cli.review import review
 from nimbus_sd.cli.train import finetune, train
 
 app = typer.Typer(
     name="nimbus-sd",
     pretty_exceptions_enable=False,
 )
-for command in (convert, predict, train, finetune, demo, models):
+for command in (convert, predict, review, report, train, finetune, demo, models):
     app.command()(command)
 app.add_typer(benchmark, name="benchmark")
 
