@@ -89,6 +89,13 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Drive the review page and the report in a headless Chromium, which has to be installed."""
+    _install(session, "test")
+    session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare with the published implementation's outputs and score the real images."""
     _install(session, "test")
@@ -110,12 +117,12 @@ def bench(session: nox.Session) -> None:
     """Print every benchmark's ratios; Nimbus-Inference and harpy get environments of their own."""
     _install(session)
     env = Path(session.create_tmp()) / "nimbus-inference"
-    for script in ("forward.py", "reader.py", "tiles.py", "simulated.py", "cluster.py", "gpu.py"):
+    for script in ("forward.py", "reader.py", "tiles.py", "simulated.py", "cluster.py", "gpu.py", "som.py"):
         session.run("python", f"benchmarks/{script}")
     session.run("python", "benchmarks/memory.py")
     session.run("python", "benchmarks/memory.py", "--plan")
     session.run("python", "benchmarks/integrated_expression.py", "--harpy-python", _harpy(session))
     session.run("python", "benchmarks/nimbus_inference.py", "--env", str(env))
     if os.environ.get("NIMBUS_SD_DATA"):
-        for script in ("dcis.py", "codex.py"):
+        for script in ("dcis.py", "codex.py", "phenotypes.py"):
             session.run("python", f"benchmarks/{script}")

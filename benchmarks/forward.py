@@ -1,6 +1,6 @@
 """What prediction costs beyond the network: end to end against the bare forward pass of the same tiles.
 
-The floor is the network alone on inputs made beforehand: same tiles (halo included),
+The floor is the network alone on inputs made beforehand: same tiles (halo included), same batches,
 same precision, memory format, folding and reuse of memory. End to end is ``nb.tl.predict`` on a
 SpatialData object in a zarr store, from resolving names to the finished table. What
 the halo costs is a matter of the tile plan and stands in a column of its own; so do the
@@ -87,7 +87,7 @@ def measure(sdata: SpatialData, model: LoadedModel, precision: str, args: argpar
             intensity=False,
         )
         if item.batch is not None:
-            batches.append(item.batch)
+            batches += item.batch.split(predictor.network.per_pass(item.batch.shape[-2:]))
 
     def bare() -> None:
         # the way the engine handles memory is part of neither side: the floor has it, too

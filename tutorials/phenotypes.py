@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """From scores to phenotypes: clusters, names, rules, pictures, and a page to keep.
 
     python tutorials/phenotypes.py            # simulated tissue, a minute
