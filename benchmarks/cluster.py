@@ -34,7 +34,8 @@ from _common import (
 )
 from nimbus_sd.engine.device import PRECISIONS, deploy, resolve_precision
 from nimbus_sd.engine.memory import reuse_memory
-from nimbus_sd.models import LoadedModel
+from nimbus_sd.models import LoadedModel, load
+from nimbus_sd.models.loading import save
 
 TARGET = 0.90
 SCALE = 1000.0
@@ -67,7 +68,9 @@ def main() -> None:
             start = time.perf_counter()
             clients[n] = stack.enter_context(cluster(n, Path(folder)))
             started[n] = time.perf_counter() - start
-        rows = [measure(sdata, random_unet(width), clients, args) for width in args.widths]
+        # in a file, as weights are: workers load them from there
+        models = [saved(random_unet(width), Path(folder) / f"width-{width}") for width in args.widths]
+        rows = [measure(sdata, model, clients, args) for model in models]
     table(
         f"{args.markers} marker(s) of {args.side} x {args.side} px, {blocks} blocks, {args.precision}, "
         f"one thread per process (target: efficiency ≥ {TARGET:.2f})",
@@ -75,6 +78,12 @@ def main() -> None:
     )
     for n, took in started.items():
         print(f"  starting {n} worker(s), not in the times above: {took:.1f} s")
+
+
+def saved(model: LoadedModel, folder: Path) -> LoadedModel:
+    """The same model from a folder of weights."""
+    save(model.net, folder, model.card, half=False)
+    return load(folder)
 
 
 @contextmanager

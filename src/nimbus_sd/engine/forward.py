@@ -6,12 +6,13 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nimbus_sd._core.errors import NimbusWarning
 from nimbus_sd.arrays import VIEWS, Tile, apply_view, invert_view
@@ -53,15 +54,22 @@ class Network:
         compiled: bool = False,
     ) -> None:
         self.device, self.precision = device, precision
-        self.net = deploy(model.net, device, precision)
         self.budget = memory_budget(model.net, device, precision, limit=memory)
         self._indexable = index_limit(model.net)
         self._reference = model.net
         self._compared = False
         self._batch_limit = batch_size
-        self._call = torch.compile(self.net) if compiled else self.net
-        self._cold = compiled
+        self._compiled = self._cold = compiled
         self._lock = Lock()  # one pass at a time: two would need the memory of two
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The deployed network, made when it is first used: who only plans needs none."""
+        return deploy(self._reference, self.device, self.precision)
+
+    @cached_property
+    def _call(self) -> Callable[[Tensor], Tensor]:
+        return torch.compile(self.net) if self._compiled else self.net
 
     def probabilities(self, batch: Tensor, views: Sequence[str], tile: Tile) -> Tensor:
         """Probabilities of a tile's core, float32 ``(views, g, y, x)`` on the device.
