@@ -125,11 +125,16 @@ def test_a_cohort(nimbus, tree):
 
     code, _, err = nimbus("predict", *stores, "--out-dir", tree / "r2", "--concat", whole)
     assert (code, "--overwrite" in err) == (1, True)
+    code, _, err = nimbus("predict", stores[0], "--concat", stores[1], "--overwrite")
+    assert (code, "holds no table, and is left alone" in err) == (1, True)
+    assert (stores[1] / "images").is_dir()
     code, _, err = nimbus("predict", *stores, "--concat", tree / "all.parquet")
     assert (code, "valid endings are .h5ad and .zarr" in err) == (1, True)
     options = ("--concat", tree / "all.zarr", "--csv", csv, "--overwrite", "--no-progress")
-    assert nimbus("predict", stores[0], *options)[0] == 0
-    assert ad.read_zarr(tree / "all.zarr").n_obs * 2 == both.n_obs
+    for _ in range(2):
+        assert nimbus("predict", stores[0], *options)[0] == 0
+        assert ad.read_zarr(tree / "all.zarr").n_obs * 2 == both.n_obs
+    assert not list(tree.glob(".*"))
     assert set(pd.read_csv(csv)["fov"]) == {"fov0", "fov1"}
 
 

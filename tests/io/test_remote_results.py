@@ -64,3 +64,15 @@ def test_an_interrupted_run_on_a_remote_store_goes_on(cohort, model, files, requ
     local = sd.read_zarr(cohort[0])
     run(local, model, tile=16)
     np.testing.assert_array_equal(open_remote(url)["nimbus"].X, local["nimbus"].X)
+
+
+def test_what_a_killed_upload_left_is_no_table(cohort, model, files, request):
+    out = f"bucket/{request.node.name}"
+    sdata = sd.read_zarr(cohort[0])
+    run(sdata, model, write=f"s3://{out}", table="first")
+    files.pipe_file(f"{out}/slide0.zarr/tables/nimbus/X/c/9/9", b"half of a table")
+    run(sdata, model, write=f"s3://{out}")
+    there = open_remote(f"s3://{out}/slide0.zarr")
+    assert set(there.tables) == {"first", "nimbus"}
+    np.testing.assert_array_equal(there["nimbus"].X, sdata["nimbus"].X)
+    assert not files.exists(f"{out}/slide0.zarr/tables/nimbus/X/c/9/9")

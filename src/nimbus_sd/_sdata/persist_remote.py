@@ -20,13 +20,18 @@ from nimbus_sd._sdata.zarr_source import blocking
 
 
 def remote_elements(store: FsspecStore) -> dict[str, str]:
-    """Name to kind of every element that lies in a store, listed now."""
+    """Name to kind of every element that lies in a store, listed now.
+
+    What has no metadata of its own is none: a killed upload left it, and the next one removes it.
+    """
     fs, root = _files(store)
     return {
         name: kind
         for kind in KINDS
         for entry in _listed(fs, f"{root}/{kind}")
-        if not (name := entry.rstrip("/").rsplit("/", 1)[-1]).startswith(".") and name != "zarr.json"
+        if not (name := entry.rstrip("/").rsplit("/", 1)[-1]).startswith(".")
+        and name != "zarr.json"
+        and any(file.endswith(("/zarr.json", "/.zgroup")) for file in _listed(fs, entry))
     }
 
 
@@ -109,6 +114,7 @@ def upload(
         alone = write_alone(element, kind, final, Path(folder), like=store)
         try:
             zarr.open_group(store, mode="r+", use_consolidated=False).require_group(kind)
+            _remove(fs, prefix)  # what a killed upload left there
             _upload(fs, alone, prefix)
             _check_sizes(fs, alone, prefix, what)
             if check is not None:

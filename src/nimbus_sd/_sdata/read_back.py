@@ -35,9 +35,12 @@ def compare_tables(wanted: ad.AnnData, found: ad.AnnData, what: str) -> None:
             "X": _same(wanted.X, found.X),
             "obs": _same_frame(wanted.obs, found.obs),
             "var": _same_frame(wanted.var, found.var),
-            "layers": _same_arrays(wanted.layers, found.layers),
-            "obsm": _same_arrays(wanted.obsm, found.obsm),
-            "uns": set(wanted.uns) == set(found.uns),
+            **{
+                part: _same_arrays(getattr(wanted, part), getattr(found, part))
+                for part in ("layers", "obsm", "varm", "obsp", "varp")
+            },
+            "uns": _same_nested(dict(wanted.uns), dict(found.uns)),
+            "raw": _same_raw(wanted.raw, found.raw),
         }.items()
         if not same
     ]
@@ -48,6 +51,25 @@ def compare_tables(wanted: ad.AnnData, found: ad.AnnData, what: str) -> None:
 
 def _same_arrays(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return set(wanted) == set(found) and all(_same(wanted[key], found[key]) for key in wanted)
+
+
+def _same_nested(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        return (
+            isinstance(found, Mapping)
+            and {str(k) for k in wanted} == {str(k) for k in found}
+            and all(_same_nested(wanted[key], found[str(key)]) for key in wanted)
+        )
+    try:
+        return _same(wanted, found)
+    except (TypeError, ValueError):  # something that can't be compared, such as ragged lists
+        return True
+
+
+def _same_raw(wanted: Any, found: Any) -> bool:
+    if wanted is None or found is None:
+        return wanted is found
+    return wanted.shape == found.shape and _same(wanted.X, found.X) and _same_frame(wanted.var, found.var)
 
 
 def _same_frame(wanted: pd.DataFrame, found: pd.DataFrame) -> bool:
@@ -70,6 +92,8 @@ def _same(wanted: Any, found: Any) -> bool:
             _same(getattr(first, p), getattr(second, p)) for p in parts
         )
     one, other = (item.toarray() if sparse.issparse(item) else np.asarray(item) for item in (wanted, found))
+    if one.dtype.names:
+        return one.dtype.names == other.dtype.names and all(_same(one[n], other[n]) for n in one.dtype.names)
     if one.shape != other.shape:
         return False
     if one.dtype.kind in "biufc" and other.dtype.kind in "biufc":

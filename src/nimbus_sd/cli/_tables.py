@@ -31,6 +31,18 @@ def check_file(option: str, path: Path | None, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         msg = f"{option} {path} exists; pass --overwrite to replace it, or another path"
         raise InputError(msg)
+    if path.is_dir() and not (path.suffix == ".zarr" and _is_table(path)):
+        msg = f"{option} {path} is a folder that holds no table, and is left alone; pass another path"
+        raise InputError(msg)
+
+
+def _is_table(folder: Path) -> bool:
+    import zarr
+
+    try:
+        return zarr.open_group(folder, mode="r").attrs.get("encoding-type") == "anndata"
+    except FileNotFoundError:
+        return False
 
 
 def write_csv(
@@ -47,6 +59,8 @@ def write_concatenated(objects: SpatialData | Sequence[SpatialData], path: Path,
     import anndata as ad
     import zarr
 
+    from nimbus_sd._sdata.swap import put_in_place
+
     whole = _whole(objects, table)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -54,10 +68,10 @@ def write_concatenated(objects: SpatialData | Sequence[SpatialData], path: Path,
             whole.write_h5ad(partial)
         else:
             ad.io.write_elem(zarr.open_group(partial, mode="w"), "/", whole)
-            shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+        put_in_place(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
         partial.unlink(missing_ok=True)
 
 

@@ -19,6 +19,7 @@ from nimbus_sd.engine.cluster_tools import known_workers, share, workers_of
 from nimbus_sd.engine.device import free_memory, resolve_devices, resolve_precision
 from nimbus_sd.engine.job import Block, Job, Scored
 from nimbus_sd.engine.predict import Predictor
+from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.models.loading import load
 
 log = logging.getLogger("nimbus_sd")
@@ -150,19 +151,20 @@ def _others(client: Client, refused: set[str]) -> list[str]:
 
 
 _lock = Lock()
-_predictors: dict[str, Predictor] = {}
+_predictors: dict[tuple[str, PredictConfig], Predictor] = {}
 
 
 def _predictor(job: Job) -> Predictor:
     """The worker's one model, loaded from its card when the first block comes."""
     with _lock:
-        if job.key not in _predictors:
+        which = job.key, job.config  # the key leaves out what can't change the result, such as memory
+        if which not in _predictors:
             worker = get_worker()
             if worker.nanny is not None:  # a process of its own: its threads are the worker's
                 torch.set_num_threads(max(worker.state.nthreads, 1))
             _predictors.clear()
-            _predictors[job.key] = Predictor(load(job.model), job.config)
-        return _predictors[job.key]
+            _predictors[which] = Predictor(load(job.model), job.config)
+        return _predictors[which]
 
 
 def _score_block(job: Job, block: Block) -> Scored:
@@ -184,13 +186,16 @@ def _name(job: Job, block: Block) -> str:
 def _killed(job: Job, block: Block) -> str:
     return (
         f"{_name(job, block)}: the workers that computed it died one by one, most likely for want of "
-        "memory; finished blocks are kept. Pass a smaller tile= (now "
-        f"{job.plans[block.sample].tile}), or give the workers more memory, and run again"
+        f"memory; {_advice(job, block)}"
     )
 
 
 def _no_memory(job: Job, block: Block) -> str:
+    return f"{_name(job, block)}: no worker has the memory for it; {_advice(job, block)}"
+
+
+def _advice(job: Job, block: Block) -> str:
     return (
-        f"{_name(job, block)}: no worker has the memory for it; finished blocks are kept. Pass a smaller "
-        f"tile= (now {job.plans[block.sample].tile}), or give the workers more memory, and run again"
+        "finished blocks are kept. Give the workers more memory and run again, which goes on from there; or "
+        f"pass a smaller tile= (now {job.plans[block.sample].tile}), which starts afresh"
     )
