@@ -76,8 +76,10 @@ def stored(folder, n=3, **options):
 @contextmanager
 def local_cluster(n, **options):
     options = {"threads_per_worker": 2, "processes": True, "dashboard_address": ":0"} | options
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as path:
         warnings.simplefilter("ignore")
+        # workers start with this process's path, and have to import FileImage from here
+        path.syspath_prepend(Path(__file__).parents[2])
         with LocalCluster(n_workers=n, **options) as made, Client(made, timeout=60) as client:
             if n:
                 client.wait_for_workers(n, timeout=60)

@@ -10,7 +10,6 @@ import pytest
 import s3fs
 import zarr
 from moto.core import set_initial_no_auth_action_count
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 import nimbus_sd as nb
@@ -20,15 +19,6 @@ from nimbus_sd.cli import _options
 pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's, zarr's and boto's own
 
 
-@pytest.fixture(scope="module")
-def server():
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    _, port = running.get_host_and_port()
-    yield f"http://127.0.0.1:{port}"
-    running.stop()
-
-
 @pytest.fixture
 def options(server, monkeypatch):
     """Nothing comes from the environment, so that what is passed is what counts."""
@@ -36,7 +26,9 @@ def options(server, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return {"endpoint_url": server, "key": "test", "secret": "test"}
+    s3fs.S3FileSystem.clear_instance_cache()  # they are kept by options, and know their environment
+    yield {"endpoint_url": server, "key": "test", "secret": "test"}
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")

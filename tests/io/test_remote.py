@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -15,7 +13,6 @@ import pytest
 import s3fs
 import spatialdata as sd
 import zarr
-from moto.server import ThreadedMotoServer
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, get_transformation
@@ -38,30 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's, zarr's and b
 
 CHANNELS = ("CD3", "CD8", "CD20")
 SHAPE = (70, 52)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a server in this process, on a free port."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # pytest would format and keep a line per request
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    _, port = running.get_host_and_port()
-    address = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", address)
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield address
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def files(server: str) -> s3fs.S3FileSystem:
-    found = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, max_concurrency=1)
-    found.mkdir("bucket")
-    return found
 
 
 @pytest.fixture(scope="module")
