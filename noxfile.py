@@ -92,7 +92,7 @@ def build(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Drive the review page and the report in a headless Chromium, which has to be installed."""
     _install(session, "test")
-    session.run("pytest", "-m", "browser", *session.posargs)
+    session.run("pytest", "-m", "browser", *session.posargs, env={"NIMBUS_SD_ALONE": "1"})
 
 
 @nox.session(default=False)

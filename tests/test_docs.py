@@ -22,3 +22,9 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
 
 def test_there_are_pages_with_code():
     assert {"learn", "weights"} <= {name for name, blocks in PAGES.items() if blocks}
+
+
+def test_no_page_has_a_blank_to_fill_in():
+    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    blanks = [f"{p.name}: {m[0]}" for p in pages for m in re.finditer(r"@[A-Z]{2,}@", p.read_text("utf-8"))]
+    assert not blanks

@@ -82,6 +82,82 @@ def test_a_foreign_host_is_refused_even_with_the_token(client):
     assert client.get("/api/session", headers={"host": "localhost:8765"}).status_code == 200
 
 
+def test_only_the_page_itself_may_change_something(client, small):
+    given = {"who": "anna", "edit": "merge", "mapping": {"1": "3"}}
+    for headers in (
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:8888"},  # another server of this machine: the same site to cookies
+        {"origin": "https://127.0.0.1:8765"},
+        {"origin": "null"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site"},
+    ):
+        for path in ("/api/clusters", f"/s/{TOKEN}/api/clusters"):
+            assert client.post(path, json=given, headers=headers).status_code == 403, headers
+        assert client.get("/api/session", headers=headers).status_code == 200
+    assert "1" in set(small["nimbus"].obs["metacluster"])
+    own = {"origin": "http://127.0.0.1:8765", "sec-fetch-site": "same-origin"}
+    assert client.post(f"/s/{TOKEN}/api/clusters", json=given, headers=own).status_code == 200
+    assert "1" not in set(small["nimbus"].obs["metacluster"])
+
+
+@pytest.mark.parametrize("path", ["/api/clusters", "/api/answers", "/api/save", "/api/training-set"])
+def test_what_forms_can_send_is_refused(client, path):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        found = client.post(path, content=b"{}", headers={"content-type": kind})
+        assert found.status_code == 415, kind
+    kind = {"content-type": "application/json; charset=utf-8"}
+    assert client.post("/api/clusters", content=b"{}", headers=kind).status_code == 400
+
+
+def test_a_large_request_is_refused_before_it_is_read(client, session):
+    read = []
+
+    def parts(n):
+        for i in range(n):
+            read.append(i)
+            yield b" " * 2**18
+
+    headers = {"content-type": "application/json"}
+    found = client.post("/api/answers", content=b"{" * 2_000_000, headers=headers)
+    assert found.status_code == 413
+    assert client.post("/api/answers", content=parts(8), headers=headers).status_code == 413
+    for length in ("-1", "x", "9" * 30):
+        found = client.post("/api/answers", content=b"{}", headers=headers | {"content-length": length})
+        assert found.status_code == 413, length
+    # as a server gets it: what says that it is too large is not asked for
+    with app.review(session.sdata) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.putrequest("POST", "/api/answers")
+        for name, value in {"x-review-token": server._token, "content-length": "2000000", **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()  # and not a byte of it
+        assert connection.getresponse().status == 413
+        connection.close()
+
+
+def test_hosts_of_other_programs_tests_are_foreign(client):
+    assert client.get("/api/session", headers={"host": "testserver"}).status_code == 403
+
+
+def test_a_channel_asked_for_twice_comes_twice(client, session):
+    for _ in range(2):  # read, then kept
+        once = [client.get(f"/tiles/0/0/0/0/image?c={c}").content for c in (0, 2)]
+        session.tiles.cache.__init__()
+        assert client.get("/tiles/0/0/0/0/image?c=0,2,0").content == once[0] + once[1] + once[0]
+        assert client.get("/tiles/0/0/0/0/image?c=2,2").content == once[1] * 2
+    assert client.get("/tiles/0/0/0/0/image?c=0,0,0,0,0").status_code == 400
+
+
+def test_the_page_sends_the_clusters_that_it_shows(client):
+    seen = client.get("/api/clusters").json()["state"]
+    given = {"who": "anna", "edit": "merge", "mapping": {"1": "3"}, "seen": seen}
+    assert client.post("/api/clusters", json=given).json()["state"] != seen
+    again = client.post("/api/clusters", json=given | {"mapping": {"2": "3"}})
+    assert again.status_code == 400
+    assert "reload" in again.json()["error"]
+
+
 def test_the_page_asks_for_nothing_from_elsewhere(client):
     page = client.get("/")
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
@@ -250,8 +326,9 @@ def test_answers_csv_and_progress(client, small):
         assert answer(*wrong).status_code == 400
     assert answer("anna", 3, "positive", "CD4").status_code == 404
     assert answer("anna", 72, "positive").status_code == 404
-    assert client.post("/api/answers", content=b"[1]").status_code == 400
-    assert client.post("/api/answers", content=b"{" * 2_000_000).status_code == 400
+    json_type = {"content-type": "application/json"}
+    assert client.post("/api/answers", content=b"[1]", headers=json_type).status_code == 400
+    assert client.post("/api/answers", content=b"{", headers=json_type).status_code == 400
 
 
 def test_saving_without_a_store_is_refused_in_words(client):

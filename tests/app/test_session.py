@@ -267,6 +267,8 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(stored, tmp_path):
     command = [
         sys.executable,
         "-c",
+        # a shell's background jobs, and so their children, ignore Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from nimbus_sd.cli import main; main()",
         "review",
         str(tmp_path / "t.zarr"),
@@ -278,8 +280,11 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(stored, tmp_path):
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as process:
-        assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(3)]
-        assert said[1].startswith("http://127.0.0.1:"), said
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.stdout is not None
+            said = [process.stdout.readline() for _ in range(3)]
+            assert said[1].startswith("http://127.0.0.1:"), said
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

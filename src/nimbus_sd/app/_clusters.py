@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anndata as ad
@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from nimbus_sd import tl
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusError
-from nimbus_sd._sdata.cluster_edits import clusters_before, edits_of, labels_of
+from nimbus_sd._sdata.cluster_edits import apply_edit, clusters_before, edits_of, labels_of
 
 #: Columns that are looked for, the first wins.
 USUAL = ("metacluster", "leiden", "phenotype", "cell_type")
@@ -29,7 +29,7 @@ _PALETTE = (
 
 
 def find_key(adata: ad.AnnData, key: str | None) -> str | None:
-    """The column to review; None if there is none.
+    """The column to review; without `key` the first usual one that can be clusters, None if there is none.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def find_key(adata: ad.AnnData, key: str | None) -> str | None:
         If it has too many values to be one of clusters.
     """
     if key is None:
-        return next((name for name in USUAL if name in adata.obs), None)
+        return next((n for n in USUAL if n in adata.obs and adata.obs[n].nunique() <= _MAX_CLUSTERS), None)
     if key not in adata.obs:
         msg = f"obs has no column {key!r}; valid: {', '.join(map(repr, adata.obs))}"
         raise ElementNotFoundError(msg)
@@ -101,6 +101,7 @@ class Clusters:
             self._order = similar(means.T)
         return {
             "key": self.key,
+            "state": self.fingerprint,
             "names": names,
             "sizes": np.bincount(codes[codes >= 0], minlength=len(names)).tolist(),
             "colors": [self._color(name) for name in names],
@@ -111,8 +112,8 @@ class Clusters:
             "edits": [{"kind": e.kind, "mapping": e.mapping} for e in edits_of(self.adata, self.key)],
         }
 
-    def apply(self, kind: str, mapping: dict[str, str]) -> None:
-        """Merge, name or undo.
+    def apply(self, kind: str, mapping: dict[str, str]) -> Callable[[], None]:
+        """Merge, name or undo; return what takes that back.
 
         Raises
         ------
@@ -120,6 +121,7 @@ class Clusters:
             As the functions in ``nb.tl``; nothing has changed then.
         """
         self.heatmap_colors()
+        known = edits_of(self.adata, self.key)
         if kind == "merge":
             tl.merge_clusters(self.adata, mapping, self.key)
         elif kind == "name":
@@ -128,12 +130,14 @@ class Clusters:
                 self._colors[new] = self._colors.get(old, self._color(new))
         elif kind == "undo":
             tl.undo_clusters(self.adata, self.key)
+            return lambda: apply_edit(self.adata, self.key, known[-1])
         else:
             msg = f"edit {kind!r}; valid: merge, name, undo"
             raise InputError(msg)
+        return lambda: tl.undo_clusters(self.adata, self.key)
 
-    def replay(self, events: Sequence[dict[str, Any]]) -> int:
-        """Repeat logged edits that the table doesn't know yet; return how many.
+    def replay(self, events: Sequence[dict[str, Any]]) -> tuple[int, int]:
+        """Repeat logged edits that the table doesn't know yet; return how many, and how many don't fit.
 
         An edit carries the fingerprints before and after it, so that edits are never applied
         to other clusters than those they were made on, nor twice.
@@ -141,8 +145,9 @@ class Clusters:
         mine = [e for e in events if e.get("key") == self.key]
         now = self.fingerprint
         if not mine or mine[-1].get("after") == now:
-            return 0
-        start = max((i for i, e in enumerate(mine) if e.get("before") == now), default=len(mine))
+            return 0, 0
+        known = max((i + 1 for i, e in enumerate(mine) if e.get("after") == now), default=0)
+        start = max((i for i, e in enumerate(mine) if e.get("before") == now), default=known)
         done = 0
         for event in mine[start:]:
             if event.get("before") != now:
@@ -153,7 +158,7 @@ class Clusters:
                 break
             now = self.fingerprint
             done += 1
-        return done
+        return done, len(mine) - start - done
 
     def heatmap_colors(self) -> None:
         """Settle the colours of all clusters there are, so that an edit changes none of them."""

@@ -138,6 +138,27 @@ def _places(
     return found[0], found[1], inside[0][:, None] & inside[1]
 
 
+class RowPlaces:
+    """Field and place in it of every row of the table; a mapping without an object per row."""
+
+    def __init__(self, rows: Sequence[np.ndarray], n: int) -> None:
+        self._field = np.full(n, -1, dtype=np.int32)
+        self._place = np.zeros(n, dtype=np.int64)
+        for i, each in enumerate(rows):
+            self._field[each] = i
+            self._place[each] = np.arange(len(each))
+
+    def __contains__(self, row: int) -> bool:
+        return 0 <= row < len(self._field) and bool(self._field[row] >= 0)
+
+    def __getitem__(self, row: int) -> tuple[int, int]:
+        return int(self._field[row]), int(self._place[row])
+
+    def known(self) -> np.ndarray:
+        """Rows that lie in a field."""
+        return np.flatnonzero(self._field >= 0)
+
+
 def open_fields(
     sdata: SpatialData, adata: ad.AnnData, *, table: str, image: str | Mapping[str, str] | None
 ) -> list[Field]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -23,8 +23,8 @@ class Gold:
     """Who said what, and ``layers["gold"]`` that follows.
 
     The last word of each reviewer counts. The majority decides; where as many say
-    positive as negative the cell is undefined. Cells that nobody reviewed keep what the
-    layer held before.
+    positive as negative the cell is undefined. Cells that nobody calls positive or
+    negative keep, or get back, what the layer held before the first opinion on them.
 
     Parameters
     ----------
@@ -40,33 +40,55 @@ class Gold:
     def __init__(self, adata: ad.AnnData) -> None:
         self.adata = adata
         self.opinions: dict[Place, dict[str, tuple[Answer, str]]] = {}
+        self.base: dict[Place, float] = {}  # before the first opinion
+        self._stored: dict[Place, float] = {}  # as loaded or saved
+        self._unsaved: set[Place] = set()
         self._of_marker: dict[int, set[int]] = defaultdict(set)
         if LAYER in adata.layers:
             _checked(matrix(adata, LAYER))
 
-    def give(self, place: Place, who: str, answer: Answer | None, when: str) -> bool:
-        """Note an answer: 1.0, 0.0 or ``"skip"``; None takes it back. Return whether the layer changed."""
+    @property
+    def n_unsaved(self) -> int:
+        """Values of the layer that differ from those loaded, or saved last."""
+        return len(self._unsaved)
+
+    def saved(self) -> None:
+        """Take the layer as it is for saved."""
+        self._stored.clear()
+        self._unsaved.clear()
+
+    def now(self, place: Place) -> float:
+        """What the layer holds: 1, 0 or NaN."""
+        return float(self._layer()[place]) if LAYER in self.adata.layers else float("nan")
+
+    def give(
+        self, place: Place, who: str, answer: Answer | None, when: str, *, base: float | None = None
+    ) -> None:
+        """Note an answer: 1.0, 0.0 or ``"skip"``; None takes it back.
+
+        Parameters
+        ----------
+        place
+            Row and column.
+        who, answer, when
+            Reviewer, answer and time.
+        base
+            What the layer held before the first opinion on this place; None takes what it holds.
+        """
+        if place not in self.base:
+            self.base[place] = self.now(place) if base is None else base
         opinions = self.opinions.setdefault(place, {})
         if answer is None:
             opinions.pop(who, None)
         else:
             opinions[who] = (answer, when)
         self._of_marker[place[1]].add(place[0])
-        value = self.answer(place)
-        if LAYER not in self.adata.layers and np.isnan(value):
-            return False
-        layer = self._layer()
-        changed = not np.array_equal(layer[place], value, equal_nan=True)
-        layer[place] = value
-        return changed
+        self._set(place, self.answer(place))
 
     def answer(self, place: Place) -> float:
-        """What the reviewers say of a cell and marker: 1, 0 or NaN."""
-        votes = [a for a, _ in self.opinions.get(place, {}).values() if not isinstance(a, str)]
-        positive = sum(votes)
-        if 2 * positive == len(votes):
-            return float("nan")
-        return float(2 * positive > len(votes))
+        """What holds for a cell and marker: 1, 0 or NaN; without votes, what held before."""
+        votes = _votes(self.opinions.get(place, {}))
+        return _majority(votes) if votes else self.base.get(place, float("nan"))
 
     def column(self, marker: int) -> np.ndarray:
         """int8 ``(n_obs,)``: 1, 0, -1 undefined."""
@@ -121,7 +143,7 @@ class Gold:
         """
         found = {row: self.opinions[row, marker] for row in self._of_marker.get(marker, ())}
         found = {row: each for row, each in found.items() if each}
-        decided = {row: a for row in found if not np.isnan(a := self.answer((row, marker)))}
+        decided = {row: a for row, each in found.items() if not np.isnan(a := _majority(_votes(each)))}
         same = sum((scores[row] > threshold) == (answer == 1) for row, answer in decided.items())
         pairs = [one == other for each in found.values() for one, other in combinations(_votes(each), 2)]
         return {
@@ -141,6 +163,15 @@ class Gold:
             for who, (answer, when) in found.items():
                 yield row, marker, who, answer, when
 
+    def _set(self, place: Place, value: float) -> None:
+        stored = self._stored.setdefault(place, self.now(place))
+        if _same(stored, value):
+            self._unsaved.discard(place)
+        else:
+            self._unsaved.add(place)
+        if LAYER in self.adata.layers or not np.isnan(value):
+            self._layer()[place] = value
+
     def _layer(self) -> np.ndarray:
         layer = self.adata.layers.get(LAYER)
         if not isinstance(layer, np.ndarray) or layer.dtype != np.float32:
@@ -150,8 +181,17 @@ class Gold:
         return layer
 
 
-def _votes(opinions: Mapping[str, tuple[Answer, str]]) -> list[Answer]:
-    return [answer for answer, _ in opinions.values() if answer != SKIP]
+def _votes(opinions: Mapping[str, tuple[Answer, str]]) -> list[float]:
+    return [answer for answer, _ in opinions.values() if not isinstance(answer, str)]
+
+
+def _majority(votes: Sequence[float]) -> float:
+    positive = sum(votes)
+    return float("nan") if 2 * positive == len(votes) else float(2 * positive > len(votes))
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or bool(np.isnan(one) and np.isnan(other))
 
 
 def _checked(values: np.ndarray) -> None:

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlencode
 HEADER = b"x-review-token"
 #: Pages elsewhere may show the page in a frame only by an address that holds the token.
 _PREFIX = "/s/"
-_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
+_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_READING = ("GET", "HEAD")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'"
@@ -24,7 +25,8 @@ class TokenGuard:
     sends the browser to the address without it; in that cookie; in the header
     ``X-Review-Token``; or at the start of the path, ``/s/<token>/``, as notebooks need it,
     whose frames get no cookies. A foreign ``Host`` is refused as well: it is how pages
-    elsewhere reach servers on this machine.
+    elsewhere reach servers on this machine. Requests that change something must come
+    from this page itself: to a cookie, all ports of this machine are one site.
 
     Parameters
     ----------
@@ -48,6 +50,9 @@ class TokenGuard:
         host = headers.get(b"host", b"").decode("latin-1")
         if _without_port(host) not in _HOSTS:
             await _answer(send, 403, "this address is for 127.0.0.1 only")
+            return
+        if scope["method"] not in _READING and not _from_here(headers, host):
+            await _answer(send, 403, "only the review page itself may change something")
             return
         framed = scope["path"].startswith(_PREFIX)
         if framed:
@@ -73,6 +78,13 @@ class TokenGuard:
         cookie = f"{cookie_name(host)}={self.token}; Path=/; HttpOnly; SameSite=Strict"
         target = f"/?{query}" if query else "/"
         await _answer(send, 303, "", (b"set-cookie", cookie.encode()), (b"location", target.encode()))
+
+
+def _from_here(headers: dict[bytes, bytes], host: str) -> bool:
+    """Whether browsers say that a request comes from a page of this server; other programs say nothing."""
+    origin = headers.get(b"origin", f"http://{host}".encode())
+    site = headers.get(b"sec-fetch-site", b"same-origin")
+    return origin == f"http://{host}".encode() and site == b"same-origin"
 
 
 def cookie_name(host: str) -> str:

@@ -62,12 +62,13 @@ class Page:
             "reviewer": self.reviewer,
             "log": None if s.log.path is None else str(s.log.path),
             "unsaved": s.n_unsaved,
-            "passed_over": s.log.n_broken + s.n_foreign,
+            "passed_over": s.log.n_broken + s.n_passed_over,
         }
 
     def clusters(self, _: dict[str, str]) -> dict[str, Any]:
         """The heatmap; ``{"key": None}`` without clusters."""
         with self.session.lock:
+            self.session.catch_up()
             found = self.session.clusters
             return {"key": None} if found is None else found.heatmap() | {"unsaved": self.session.n_unsaved}
 
@@ -77,7 +78,9 @@ class Page:
         if not isinstance(mapping, dict):
             msg = "mapping: {cluster: name} is needed"
             raise InputError(msg)
-        self.session.edit(str(given.get("edit")), mapping, given.get("who", ""))
+        seen = given.get("seen")
+        seen = seen if seen is None else str(seen)
+        self.session.edit(str(given.get("edit")), mapping, given.get("who", ""), seen=seen)
         return self.clusters({})
 
     def cells(self, field: int) -> bytes:

@@ -10,12 +10,12 @@ import anndata as ad
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd.app._clusters import USUAL
 from nimbus_sd.app._report_facts import collect
 from nimbus_sd.app._report_page import page
 from nimbus_sd.pl._table import groups
 
 _MAX_GROUPS = 100
-_USUAL_GROUPS = ("phenotype", "metacluster", "leiden", "cell_type")
 
 
 def report(
@@ -55,7 +55,7 @@ def report(
         Scores above it count as positive; None takes the model's, else 0.5.
     groupby
         Columns of ``obs`` with clusters or phenotypes; None takes those of
-        ``"phenotype"``, ``"metacluster"``, ``"leiden"`` and ``"cell_type"`` that exist.
+        ``"metacluster"``, ``"leiden"``, ``"phenotype"`` and ``"cell_type"`` that exist.
     markers
         At most 8 to draw on maps; None takes up to six whose calls differ most
         between cells and from each other's.
@@ -143,7 +143,7 @@ def _table(sdata: SpatialData, name: str) -> ad.AnnData:
 
 def _columns(adata: ad.AnnData, groupby: str | Sequence[str] | None) -> list[str]:
     if groupby is None:
-        return [c for c in _USUAL_GROUPS if c in adata.obs and 1 <= adata.obs[c].nunique() <= _MAX_GROUPS]
+        return [c for c in USUAL if c in adata.obs and 1 <= adata.obs[c].nunique() <= _MAX_GROUPS]
     columns = [groupby] if isinstance(groupby, str) else list(groupby)
     for column in columns:
         groups(adata, column, limit=_MAX_GROUPS)

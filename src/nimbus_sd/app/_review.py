@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
 from spatialdata import SpatialData
 
+from nimbus_sd.app._browser import open_page
 from nimbus_sd.app._server import ReviewServer
 from nimbus_sd.app._session import Session
 
@@ -54,14 +54,15 @@ def review(
     threshold
         Score above which the model says positive; cells near it are asked for first.
     log
-        Path of the log. An object without a local store has none unless it is given:
-        then answers live in memory only.
+        Path of the log; None puts it beside a local store, and into the cache folder for a
+        store behind a URL. An object in memory has none unless it is given: then answers
+        live in memory only.
     reviewer
         Name that the page suggests; None takes the user's.
     port
         0 takes a free one.
     open_browser
-        Also open the page.
+        Also open the page, on machines with a screen.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def review(
     session = Session(sdata, table=table, key=key, layer=layer, image=image, threshold=threshold, log=log)
     server = ReviewServer(session, port=port, reviewer=user_name() if reviewer is None else reviewer)
     if open_browser:
-        webbrowser.open(server.url)
+        open_page(server.url)
     return server
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nimbus_sd._core.errors import ElementNotFoundError, NimbusError
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusError
 from nimbus_sd.app._guard import TokenGuard
 from nimbus_sd.app._page import Page
 from nimbus_sd.app._session import Session
@@ -57,8 +57,12 @@ def application(session: Session, token: str, *, reviewer: str) -> TokenGuard:
         if request.path_params["what"] == "cells":
             return _bytes(session.tiles.cells(**where), keep=True)
         channels = [_number(c) for c in request.query_params.get("c", "").split(",")]
-        if not channels or not all(0 <= c < len(session.fields[where["field"]].channels) for c in channels):
+        known = len(session.fields[where["field"]].channels)
+        if not all(0 <= c < known for c in channels):
             raise _Missing
+        if len(channels) > known:
+            msg = f"{len(channels)} channels asked for; the image has {known}, ask for each once"
+            raise InputError(msg)
         return _bytes(session.tiles.image(**where, channels=channels), keep=True)
 
     def crop(request: Request) -> Response:
@@ -87,9 +91,14 @@ def application(session: Session, token: str, *, reviewer: str) -> TokenGuard:
 
     def post(what: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            body = await request.body()
+            # pages elsewhere can send forms and text unasked, but not this type
+            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                return JSONResponse({"error": "the request is not application/json"}, status_code=415)
+            body = await _body(request)
+            if body is None:
+                return JSONResponse({"error": f"a request has at most {_MAX_BODY} bytes"}, status_code=413)
             try:
-                given = json.loads(body) if len(body) <= _MAX_BODY else None
+                given = json.loads(body)
             except ValueError:
                 given = None
             if not isinstance(given, dict):
@@ -126,6 +135,19 @@ def application(session: Session, token: str, *, reviewer: str) -> TokenGuard:
     ]
     handlers: dict[Any, Any] = {_Missing: _not_found, ElementNotFoundError: _not_found, NimbusError: _refused}
     return TokenGuard(Starlette(routes=routes, exception_handlers=handlers), token)
+
+
+async def _body(request: Request) -> bytes | None:
+    """What was sent; None if it is, or says that it is, too large, which is then not read."""
+    said = request.headers.get("content-length", "0")
+    if not said.isdecimal() or len(said) > 9 or int(said) > _MAX_BODY:
+        return None
+    body = b""
+    async for part in request.stream():  # parts without a length, too
+        body += part
+        if len(body) > _MAX_BODY:
+            return None
+    return body
 
 
 def _files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:

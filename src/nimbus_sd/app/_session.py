@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,12 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata.cohort import location_of
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.app._clusters import Clusters, find_key
-from nimbus_sd.app._fields import open_fields
-from nimbus_sd.app._gold import SKIP, Gold
+from nimbus_sd.app._events import ANSWERS, Answers, base_of, checked_name, marker_column, time_now
+from nimbus_sd.app._fields import RowPlaces, open_fields
+from nimbus_sd.app._gold import Gold
 from nimbus_sd.app._log import Event, ReviewLog
+from nimbus_sd.app._store import log_path, state_on_disk
 from nimbus_sd.app._tiles import Tiles
-
-ANSWERS: dict[str, float | str | None] = {"positive": 1.0, "negative": 0.0, "skip": SKIP, "clear": None}
-_MAX_NAME = 60
 
 
 class Session:
@@ -59,6 +57,7 @@ class Session:
             raise InputError(msg)
         self.sdata = sdata
         self.table = table
+        self._on_disk = state_on_disk(sdata, table)
         self.threshold = float(threshold)
         self.adata = check_adata(sdata.tables[table], what=f"table {table!r}")
         self.scores = _scores(self.adata, layer)
@@ -68,16 +67,23 @@ class Session:
         self.markers = [str(name) for name in self.adata.var_names]
         scale = self.adata.var.get("scale", {})
         self.tiles = Tiles(self.fields, {str(k): float(v) for k, v in dict(scale).items()})
-        self.place_of = self._places()
+        self.place_of = RowPlaces([field.rows for field in self.fields], self.adata.n_obs)
         self.gold = Gold(self.adata)
+        self._answers = Answers(self.fields, self.markers, self.scores, self.gold)
         self.log = ReviewLog(log_path(sdata, table, log))
         self.lock = threading.RLock()
-        self.n_unsaved = 0
-        self.n_foreign = 0
-        events = self.log.new()
-        self._take(events)
-        if self.clusters is not None:
-            self.n_unsaved += self.clusters.replay([e for e in events if e["kind"] == "clusters"])
+        self.saved_as: str | None = None
+        self.n_passed_over = 0
+        self._n_edits = 0
+        self._waiting: list[Event] = []  # edits of other processes
+        self._saved_clusters = None if self.clusters is None else self.clusters.fingerprint
+        self._take(self.log.new())
+        self.catch_up()
+
+    @property
+    def n_unsaved(self) -> int:
+        """Changes that are not in the table in the store."""
+        return self.gold.n_unsaved + self._n_edits
 
     @property
     def location(self) -> str | None:
@@ -106,28 +112,56 @@ class Session:
             msg = "answers: a list of {row, marker, answer} is needed"
             raise InputError(msg)
         with self.lock:
-            now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-            self._take(self.log.append([self._event(each, who, now) for each in answers]))
+            now = time_now()
+            self._take(
+                self.log.append([self._answers.event(each, self.place_of, who, now) for each in answers])
+            )
 
-    def edit(self, kind: str, mapping: Mapping[str, Any], who: str) -> None:
+    def catch_up(self) -> None:
+        """Repeat edits of clusters that are in the log and not in the table."""
+        events, self._waiting = self._waiting, []
+        if self.clusters is None or not events:
+            return
+        done, passed_over = self.clusters.replay(events)
+        self._count_edits(done)
+        self.n_passed_over += passed_over
+
+    def edit(self, kind: str, mapping: Mapping[str, Any], who: str, *, seen: str | None = None) -> None:
         """Merge, name or undo clusters, and log it.
+
+        Parameters
+        ----------
+        kind
+            ``"merge"``, ``"name"`` or ``"undo"``.
+        mapping
+            Cluster to name.
+        who
+            Name of the reviewer.
+        seen
+            Fingerprint of the clusters that the reviewer saw; None leaves that unchecked.
 
         Raises
         ------
         ElementNotFoundError, InputError
-            As the functions in ``nb.tl``, or if there are no clusters; nothing has changed then.
+            As the functions in ``nb.tl``, or if there are no clusters, others have changed
+            them meanwhile, or the log can't be written; nothing has changed then.
         """
         who = checked_name(who)
-        with self.lock:
-            if self.clusters is None:
-                msg = "the table has no clusters; make some with nb.tl.flowsom"
-                raise InputError(msg)
+        if self.clusters is None:
+            msg = "the table has no clusters; make some with nb.tl.flowsom"
+            raise InputError(msg)
+        with self.lock, self.log.alone():
+            self._take(self.log.new())
             before = self.clusters.fingerprint
+            if self._waiting or seen not in (None, before):
+                self.catch_up()
+                msg = "another reviewer changed the clusters: reload the page, then edit what it shows"
+                raise InputError(msg)
             names = {str(old): str(new).strip() for old, new in mapping.items()}
-            self.clusters.apply(kind, names)
+            take_back = self.clusters.apply(kind, names)
             event: Event = {
                 "kind": "clusters",
-                "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                "time": time_now(),
                 "who": who,
                 "key": self.key,
                 "edit": kind,
@@ -135,9 +169,13 @@ class Session:
                 "before": before,
                 "after": self.clusters.fingerprint,
             }
-            self.n_unsaved += 1
-            # the event of this edit is not applied again; answers of other processes are
-            self._take([e for e in self.log.append([event]) if e["kind"] == "answer"])
+            try:
+                events = self.log.append([event])
+            except BaseException:
+                take_back()
+                raise
+            self._count_edits(1)
+            self._take([e for e in events if e != event])  # this edit is not applied again
 
     def save(self) -> str:
         """Fold everything into the table in the store; return its name there.
@@ -145,20 +183,26 @@ class Session:
         Raises
         ------
         InputError
-            If the object is not backed by a store.
+            If the object is not backed by a store, or others have written the table since
+            it was read; nothing is written then.
         """
         from nimbus_sd import io
 
-        with self.lock:
+        with self.lock, self.log.alone():
+            self._check_unwritten()
             self._take(self.log.new())
+            self.catch_up()
             self.adata.uns["review"] = {
                 "threshold": self.threshold,
                 "reviewers": np.array(list(self.gold.reviewers()), dtype=object),
                 "log": "" if self.log.path is None else self.log.path.name,
             }
-            name = io.write_table(self.sdata, self.table)
-            self.n_unsaved = 0
-            return name
+            self.saved_as = io.write_table(self.sdata, self.table)
+            self._on_disk = state_on_disk(self.sdata, self.table)
+            self.gold.saved()
+            self._n_edits = 0
+            self._saved_clusters = None if self.clusters is None else self.clusters.fingerprint
+            return self.saved_as
 
     def marker(self, name: object) -> int:
         """Column of a marker.
@@ -168,56 +212,37 @@ class Session:
         ElementNotFoundError
             If there is none of this name.
         """
-        if name not in self.markers:
-            msg = f"the table has no marker {name!r}; valid: {', '.join(self.markers)}"
-            raise ElementNotFoundError(msg)
-        return self.markers.index(str(name))
+        return marker_column(self.markers, name)
+
+    def _check_unwritten(self) -> None:
+        if state_on_disk(self.sdata, self.table) == self._on_disk:
+            return
+        msg = (
+            f"table {self.table!r} in {self.location} was written by something else since this review "
+            "read it, and saving would undo that; open the store and start the review again: it takes up "
+            f"what is in the log {self.log.path}"
+        )
+        raise InputError(msg)
+
+    def _count_edits(self, n: int) -> None:
+        if self.clusters is not None and n:
+            back = self.clusters.fingerprint == self._saved_clusters
+            self._n_edits = 0 if back else self._n_edits + n
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
+            if event["kind"] == "clusters" and event.get("key") == self.key:
+                self._waiting.append(event)
             if event["kind"] != "answer":
                 continue
-            place = self._place(event)
+            place = self._answers.place(event)
             if place is None:  # of cells or markers that this table has no more
-                self.n_foreign += 1
+                self.n_passed_over += 1
                 continue
             answer = event.get("answer")
             if answer in ANSWERS:
-                changed = self.gold.give(place, str(event["who"]), ANSWERS[answer], str(event["time"]))
-                self.n_unsaved += changed
-
-    def _event(self, each: Mapping[str, Any], who: str, now: str) -> Event:
-        row, answer = each.get("row"), each.get("answer")
-        if answer not in ANSWERS:
-            msg = f"answer {answer!r}; valid: {', '.join(ANSWERS)}"
-            raise InputError(msg)
-        if not isinstance(row, int) or isinstance(row, bool) or row not in self.place_of:
-            msg = f"no cell in row {row!r}; valid: rows of the table whose labels are in the object"
-            raise ElementNotFoundError(msg)
-        marker = self.marker(each.get("marker"))
-        field, place = self.place_of[row]
-        return {
-            "kind": "answer",
-            "time": now,
-            "who": who,
-            "region": self.fields[field].name,
-            "cell": int(self.fields[field].ids[place]),
-            "marker": self.markers[marker],
-            "answer": answer,
-            "score": round(float(self.scores[row, marker]), 4),
-        }
-
-    def _place(self, event: Event) -> tuple[int, int] | None:
-        field = next((f for f in self.fields if f.name == event.get("region")), None)
-        if field is None or event.get("marker") not in self.markers or not isinstance(event.get("cell"), int):
-            return None
-        i = int(np.searchsorted(field.ids, event["cell"]))
-        if i >= len(field.ids) or field.ids[i] != event["cell"]:
-            return None
-        return int(field.rows[i]), self.markers.index(event["marker"])
-
-    def _places(self) -> RowPlaces:
-        return RowPlaces([field.rows for field in self.fields], self.adata.n_obs)
+                who, when = str(event["who"]), str(event["time"])
+                self.gold.give(place, who, ANSWERS[answer], when, base=base_of(event))
 
     def instances(self) -> tuple[np.ndarray, np.ndarray]:
         """Region and instance id of every row."""
@@ -232,61 +257,3 @@ def _scores(adata: ad.AnnData, layer: str | None) -> np.ndarray:
     if isinstance(own, np.ndarray) and own.dtype == np.float32:
         return own
     return matrix(adata, layer).astype(np.float32)
-
-
-class RowPlaces:
-    """Field and place in it of every row of the table; a mapping without an object per row."""
-
-    def __init__(self, rows: Sequence[np.ndarray], n: int) -> None:
-        self._field = np.full(n, -1, dtype=np.int32)
-        self._place = np.zeros(n, dtype=np.int64)
-        for i, each in enumerate(rows):
-            self._field[each] = i
-            self._place[each] = np.arange(len(each))
-
-    def __contains__(self, row: int) -> bool:
-        return 0 <= row < len(self._field) and bool(self._field[row] >= 0)
-
-    def __getitem__(self, row: int) -> tuple[int, int]:
-        return int(self._field[row]), int(self._place[row])
-
-    def known(self) -> np.ndarray:
-        """Rows that lie in a field."""
-        return np.flatnonzero(self._field >= 0)
-
-
-def checked_name(who: object) -> str:
-    """A reviewer's name.
-
-    Raises
-    ------
-    InputError
-        If it is empty or long.
-    """
-    name = who.strip() if isinstance(who, str) else ""
-    if not name or len(name) > _MAX_NAME or not name.isprintable():
-        msg = f"reviewer {who!r}: give a name of 1 to {_MAX_NAME} characters"
-        raise InputError(msg)
-    return name
-
-
-def log_path(sdata: SpatialData, table: str, log: str | Path | None) -> Path | None:
-    """Where the log goes: `log`, else beside the local store; None where there is no such place.
-
-    Raises
-    ------
-    InputError
-        If the folder of `log` does not exist, or it would lie in the store.
-    """
-    store = location_of(sdata)
-    local = store if isinstance(store, Path) else None
-    if log is None:
-        return None if local is None else local.with_name(f"{local.name}.{table}.review.jsonl")
-    path = Path(log).expanduser().absolute()
-    if not path.parent.is_dir() or path.is_dir():
-        msg = f"log={str(log)!r}: {path.parent} is no folder, or the path is one; pass the path of a file"
-        raise InputError(msg)
-    if local is not None and local.resolve() in path.resolve().parents:
-        msg = f"log={str(log)!r} lies in the store {local}, whose tables are replaced whole; choose another"
-        raise InputError(msg)
-    return path

@@ -81,16 +81,15 @@ class Tiles:
     def image(self, field: int, level: int, ty: int, tx: int, channels: Sequence[int]) -> bytes:
         """uint8 ``(len(channels), 256, 256)``; the channels that are not kept are read together."""
         keys = [("image", field, level, ty, tx, c) for c in channels]
-        parts = [self.cache.get(key) for key in keys]
-        missing = [c for c, part in zip(channels, parts, strict=True) if part is None]
+        parts = {key: self.cache.get(key) for key in keys}  # a channel asked for twice is read once
+        missing = [key for key, part in parts.items() if part is None]
         if missing:
-            side = TILE << level
-            pixels = self.fields[field].pixels(missing, ty * side, tx * side, (TILE, TILE), 1 << level)
-            for c, plane in zip(missing, pixels, strict=True):
-                i = list(channels).index(c)
-                parts[i] = encode(plane, self.full(field, c)).tobytes()
-                self.cache.put(keys[i], parts[i] or b"")
-        return b"".join(part or b"" for part in parts)
+            side, wanted = TILE << level, [int(key[-1]) for key in missing]
+            pixels = self.fields[field].pixels(wanted, ty * side, tx * side, (TILE, TILE), 1 << level)
+            for key, c, plane in zip(missing, wanted, pixels, strict=True):
+                parts[key] = made = encode(plane, self.full(field, c)).tobytes()
+                self.cache.put(key, made)
+        return b"".join(parts[key] or b"" for key in keys)
 
     def cells(self, field: int, level: int, ty: int, tx: int) -> bytes:
         """uint32 ``(256, 256)``, little endian: 1 + place of the cell, the highest bit at borders."""

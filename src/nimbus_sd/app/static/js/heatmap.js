@@ -11,6 +11,7 @@ const UPRIGHT = 18; // px; slanted names of narrower columns would run into each
 let rows = []; // names, from top to bottom
 let last = null; // row chosen last, where a range starts
 let refresh = async () => {};
+let running = Promise.resolve();
 
 export async function start(reload) {
   refresh = reload;
@@ -134,10 +135,16 @@ function buttons() {
   $("chosen").textContent = n ? `${n} chosen · ${cells.toLocaleString("en")} cells` : "";
 }
 
-async function edit(kind, mapping) {
+// one after the other: an edit says which clusters it was made on
+function edit(kind, mapping) {
+  running = running.catch(() => {}).then(() => send(kind, mapping));
+  return running;
+}
+
+async function send(kind, mapping) {
   const before = state.clusters;
   try {
-    state.clusters = await post("api/clusters", { edit: kind, mapping, who: reviewer() });
+    state.clusters = await post("api/clusters", { edit: kind, mapping, who: reviewer(), seen: before.state });
   } catch (error) { say(error.message, true); return; }
   const { names } = state.clusters;
   if (kind === "undo") {

@@ -25,7 +25,7 @@ function header() {
   $("save").disabled = !store;
   $("tiles").disabled = !store;
   if (!log) say("The object is not backed by a store: answers live in memory only. Save it, or pass log=.");
-  if (state.session.passed_over) say(`${state.session.passed_over} lines of the log are of other cells or can't be read; they were passed over.`, true);
+  if (state.session.passed_over) say(`${state.session.passed_over} lines of the log are of other cells or clusters, or can't be read; they were passed over.`, true);
 }
 
 // frames in notebooks may be refused storage
