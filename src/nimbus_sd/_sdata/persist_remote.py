@@ -14,8 +14,9 @@ from zarr.storage import FsspecStore
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.alone import write_alone
+from nimbus_sd._sdata.place import KINDS
 from nimbus_sd._sdata.remote import url_of
-from nimbus_sd._sdata.swap import GROUP_FILES, KINDS, ROOT_FILES, ChangeAttrs, Check
+from nimbus_sd._sdata.swap import GROUP_FILES, ROOT_FILES, ChangeAttrs, Check
 from nimbus_sd._sdata.zarr_source import blocking
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+KINDS = ("images", "labels", "points", "shapes", "tables")  # of elements, as their groups are called
 # two letters or more, as one is a drive; one slash will do, as pathlib folds two into one
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.IGNORECASE | re.DOTALL)
 _LOCAL = ("file", "local")

@@ -24,12 +24,11 @@ from spatialdata.transformations import set_transformation
 from zarr.storage import FsspecStore
 
 from nimbus_sd._core.errors import InputError, MissingExtraError
-from nimbus_sd._sdata.place import as_url
+from nimbus_sd._sdata.place import KINDS, as_url
 from nimbus_sd._sdata.zarr_source import blocking
 
 log = logging.getLogger("nimbus_sd")
 
-_KINDS = ("images", "labels", "points", "shapes", "tables")
 _opened: WeakKeyDictionary[SpatialData, FsspecStore] = WeakKeyDictionary()
 
 
@@ -123,7 +122,7 @@ def open_remote(url: object, **options: Any) -> SpatialData:
     if unread:
         log.warning("not read from a remote store: %s", ", ".join(unread))
     attrs = root.attrs.asdict()
-    if attrs.pop("spatialdata_attrs", None) is None and not any(kind in root for kind in _KINDS):
+    if attrs.pop("spatialdata_attrs", None) is None and not any(kind in root for kind in KINDS):
         msg = f"{url_of(store)} is a zarr store without a SpatialData object; valid: what sdata.write makes"
         raise InputError(msg)
     sdata = SpatialData(

@@ -17,8 +17,8 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.alone import write_alone
+from nimbus_sd._sdata.place import KINDS
 
-KINDS = ("images", "labels", "points", "shapes", "tables")
 ROOT_FILES = ("zarr.json", ".zattrs", ".zmetadata")  # what a change of attributes or elements rewrites
 GROUP_FILES = {"zarr.json", ".zgroup", ".zattrs"}  # all that a group without members has
 

@@ -10,8 +10,8 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.persist_remote import remote_elements
+from nimbus_sd._sdata.place import KINDS
 from nimbus_sd._sdata.remote import store_behind
-from nimbus_sd._sdata.swap import KINDS
 from nimbus_sd._sdata.table import existing_table
 
 _VALID = re.compile(r"(?!__)(?!\.{1,2}$)[\w.-]+")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import anndata as ad
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.app._clusters import USUAL
 from nimbus_sd.app._report_facts import collect
 from nimbus_sd.app._report_page import page
@@ -156,10 +156,6 @@ def _title(sdata: SpatialData) -> str:
 
 def _write(path: Path, text: str, *, overwrite: bool) -> None:
     """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
         _check_out(path, overwrite=overwrite)  # the work took a while
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from os import PathLike
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from scipy import sparse
 from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.io._cell_columns import AREA_PX, AREA_UM2, FOV, LABEL, POSITION, RESERVED, SUFFIX
 from nimbus_sd.io._names import duplicates, listing
 
@@ -65,12 +65,8 @@ def write_cell_table(
         msg = f"{target.parent} is not a folder. Make it first, or give another path."
         raise InputError(msg)
     frame = _frame(adata, layer)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with whole_file(target) as partial:
         frame.to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _frame(adata: AnnData, layer: str | None) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd._sdata.cluster_edits import clusters_before, labels_of
 from nimbus_sd._sdata.cluster_files import ClusterMapping, to_csv, to_json
 
@@ -74,12 +74,8 @@ def write_cluster_mapping(
         raise InputError(msg)
     mapping = _mapping(adata, key, node_key)
     text = to_csv(mapping) if target.suffix.lower() == ".csv" else to_json(mapping)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with whole_file(target) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _mapping(adata: AnnData, key: str, node_key: str | None) -> ClusterMapping:
