@@ -60,7 +60,7 @@ def transform_scores(
     Adjusted Rand index against cell types: k-means with as many clusters as types (mean of 5
     seeds), and Leiden at resolution 0.5 and 1 (15 neighbours, mean of 3 seeds). Simulated ion
     counts and fluorescence: 4,658 cells, 12 types, 19 markers, bundled weights. MIBI breast DCIS:
-    7,656 cells with sure silver labels, 21 types, 18 lineage markers, published weights. The last
+    7,656 cells with sure silver labels, 21 types, 18 lineage markers, earlier weights. The last
     line is integrated expression (arcsinh, z-score).
 
     ============ ===================== ===================== =====================

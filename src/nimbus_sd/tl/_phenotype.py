@@ -62,7 +62,7 @@ def phenotype(
     Products of scores that are a little too cautious understate, so that a threshold below
     0.5 finds more. Simulated ion counts and fluorescence (11 types, 4 levels), macro-F1 and
     share unassigned, of whom 9 % are of a type without a rule: 0.2: 0.74, 13 % and 0.81, 12 %; 0.3:
-    0.70, 17 % and 0.78, 15 %; 0.5: 0.61, 27 % and 0.70, 20 %. MIBI breast DCIS, published
+    0.70, 17 % and 0.78, 15 %; 0.5: 0.61, 27 % and 0.70, 20 %. MIBI breast DCIS, earlier
     weights: 0.3 leaves 15 %, 0.5 28 %. The default was chosen on these.
 
     Parameters
