@@ -134,7 +134,13 @@ function give(answer) {
   });
 }
 
-async function send(cell, marker, answer, before) {
+// one after another: an answer must not overtake the one before it, nor its counts
+let delivered = Promise.resolve();
+function send(...answer) {
+  delivered = delivered.then(() => deliver(...answer));
+}
+
+async function deliver(cell, marker, answer, before) {
   try {
     const found = await post("api/answers", { who: reviewer(), answers: [{ row: cell.row, marker, answer }] });
     tell("statistics", found.markers);
