@@ -19,12 +19,14 @@ def lazy_exports(
     package
         The package's ``__name__``.
     members
-        Public name to the submodule (relative to the package) that defines it.
+        Public name to the submodule (relative to the package) that defines it; a name that is
+        its own submodule hands on the submodule.
     """
 
     def __getattr__(name: str) -> Any:
         if name in members:
-            return getattr(import_module(f"{package}.{members[name]}"), name)
+            module = import_module(f"{package}.{members[name]}")
+            return module if name == members[name] else getattr(module, name)
         msg = f"module {package!r} has no attribute {name!r}; valid: {', '.join(sorted(members))}"
         raise AttributeError(msg)
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from nimbus_sd.models import cim, next_channel
     from nimbus_sd.models.architectures import build
     from nimbus_sd.models.card import ModelCard
     from nimbus_sd.models.efficientnet import EfficientNetUNet, EfficientNetUNetConfig
+    from nimbus_sd.models.embedding import EmbeddingCard, EmbeddingModel, load_embedding, save_embedding
     from nimbus_sd.models.loading import LoadedModel, load
     from nimbus_sd.models.registry import list
     from nimbus_sd.models.resnet import ResNetUNet, ResNetUNetConfig
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EfficientNetUNet",
     "EfficientNetUNetConfig",
+    "EmbeddingCard",
+    "EmbeddingModel",
     "LoadedModel",
     "ModelCard",
     "ResNetUNet",
@@ -25,8 +29,12 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "build",
+    "cim",
     "list",
     "load",
+    "load_embedding",
+    "next_channel",
+    "save_embedding",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -34,6 +42,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "EfficientNetUNet": "efficientnet",
         "EfficientNetUNetConfig": "efficientnet",
+        "EmbeddingCard": "embedding",
+        "EmbeddingModel": "embedding",
         "LoadedModel": "loading",
         "ModelCard": "card",
         "ResNetUNet": "resnet",
@@ -41,7 +51,11 @@ __getattr__, __dir__ = lazy_exports(
         "UNet": "unet",
         "UNetConfig": "unet",
         "build": "architectures",
+        "cim": "cim",
         "list": "registry",
         "load": "loading",
+        "load_embedding": "embedding",
+        "next_channel": "next_channel",
+        "save_embedding": "embedding",
     },
 )

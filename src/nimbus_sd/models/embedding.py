@@ -1,0 +1,233 @@
+"""Embedding networks with what is needed to use them again: markers, scales, crop; safe loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from nimbus_sd._core.errors import InputError, WeightsError
+from nimbus_sd.models.channelwise import ChannelwiseNet
+from nimbus_sd.models.cim import CIM, CIMConfig
+from nimbus_sd.models.loading import load_strict, read_state_dict, sha256
+from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
+
+CARD_FILE = "embedding.json"
+
+KINDS: dict[str, tuple[type, Callable[[Any], ChannelwiseNet]]] = {
+    "next_channel": (NeXtChannelConfig, NeXtChannel),
+    "cim": (CIMConfig, CIM),
+}
+TRANSFORMS = ("identity", "sqrt")
+
+
+@dataclass(frozen=True)
+class EmbeddingCard:
+    """Everything needed to use, repeat and judge an embedding network.
+
+    Parameters
+    ----------
+    name
+        For people, and the record of a run.
+    architecture
+        ``"kind"`` (``"next_channel"`` or ``"cim"``) and that kind's parameters, the markers among them.
+    scale
+        Marker to the intensity (image units) that maps to 1, as in training; empty where the
+        network was not trained on images, then embedding fits one.
+    quantile
+        Quantile that the scales were fitted with.
+    transform
+        Applied after ``clip(x / scale, 0, 1)``: ``"identity"`` or ``"sqrt"``.
+    size
+        Side of the patches that are cut, in px.
+    crop
+        Side of their centre that the network sees when it embeds, in px.
+    mpp
+        µm per px of the images of training; None where unknown.
+    training
+        Settings of the training.
+    metrics, licence, training_data, command, commit, limits
+        For people.
+    weights_file, sha256
+        Weight file beside the card, and its hash.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    scale: Mapping[str, float] = field(default_factory=dict)
+    quantile: float = 0.999
+    transform: str = "sqrt"
+    size: int = 32
+    crop: int = 16
+    mpp: float | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    training_data: str = ""
+    command: str = ""
+    commit: str = ""
+    limits: str = ""
+    weights_file: str = "weights.safetensors"
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.transform not in TRANSFORMS:
+            msg = (
+                f"embedding card {self.name!r}: transform={self.transform!r}, valid: {', '.join(TRANSFORMS)}"
+            )
+            raise WeightsError(msg)
+        if not 1 <= self.crop <= self.size:
+            msg = f"embedding card {self.name!r}: crop={self.crop} must lie from 1 to size={self.size}"
+            raise WeightsError(msg)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Names of the network's channels, in their order."""
+        return tuple(self.architecture["markers"])
+
+    @classmethod
+    def read(cls, path: str | Path) -> EmbeddingCard:
+        """Read a card from a folder.
+
+        Raises
+        ------
+        WeightsError
+            If there is none, it is not JSON, or holds unknown keys.
+        """
+        path = Path(path) / CARD_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**values)
+        except FileNotFoundError:
+            msg = f"no embedding model at {path.parent}; its folder holds {CARD_FILE} beside a weight file"
+            raise WeightsError(msg) from None
+        except (ValueError, TypeError) as error:
+            valid = ", ".join(f.name for f in fields(cls))
+            msg = f"{path} is no embedding card ({error}); valid keys: {valid}"
+            raise WeightsError(msg) from error
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """A network in eval mode, its card, and where its weights lie.
+
+    Attributes
+    ----------
+    net
+        Maps normalised patches ``(b, c, y, x)`` to ``(b, embedding)``; ``net.activations`` and ``net.mix``
+        are the two halves.
+    card
+        Markers, scales, crop, training.
+    path
+        Folder, if it lies on disk.
+    """
+
+    net: ChannelwiseNet
+    card: EmbeddingCard
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Names of the network's channels, in their order."""
+        return self.card.markers
+
+
+def build_embedding(architecture: Mapping[str, Any]) -> ChannelwiseNet:
+    """Build an embedding network with fresh weights.
+
+    Parameters
+    ----------
+    architecture
+        ``"kind"`` (``"next_channel"`` where it is left out, or ``"cim"``) and that kind's parameters.
+
+    Raises
+    ------
+    InputError
+        If the kind or a parameter is unknown, or a value invalid.
+    """
+    values = dict(architecture)
+    kind = values.pop("kind", "next_channel")
+    if kind not in KINDS:
+        msg = f"architecture kind {kind!r} is unknown; valid: {', '.join(KINDS)}"
+        raise InputError(msg)
+    config, net = KINDS[kind]
+    try:
+        return net(config(**values))
+    except TypeError as error:
+        valid = ", ".join(f.name for f in fields(config))
+        msg = f"architecture {dict(architecture)}: {error}; valid keys: {valid} (kind {kind!r})"
+        raise InputError(msg) from error
+
+
+def architecture_of(net: ChannelwiseNet) -> dict[str, Any]:
+    """Kind and parameters of a network, in JSON's types: what :func:`build_embedding` takes."""
+    kind = next(name for name, (config, _) in KINDS.items() if isinstance(net.config, config))
+    return {"kind": kind, **net.config.to_dict()}
+
+
+def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> EmbeddingModel:
+    """Load an embedding model.
+
+    Parameters
+    ----------
+    model
+        A folder that :func:`save_embedding` or :func:`nimbus_sd.tl.train_embedding` wrote, a model
+        that is loaded already, or a bare network (its scales are then fitted on the images embedded).
+
+    Raises
+    ------
+    WeightsError
+        If the folder holds no model, its hash is not the card's, or keys or shapes don't fit.
+    """
+    if isinstance(model, EmbeddingModel):
+        return model
+    if isinstance(model, ChannelwiseNet):
+        size = model.config.size
+        card = EmbeddingCard(type(model).__name__, architecture_of(model), size=size, crop=size)
+        return EmbeddingModel(model.eval(), card)
+    if not isinstance(model, str | Path):
+        msg = f"model={model!r}: pass what nb.tl.train_embedding returned, or its folder"
+        raise InputError(msg)
+    folder = Path(model)
+    card = EmbeddingCard.read(folder)
+    path = folder / card.weights_file
+    found = sha256(path)
+    if card.sha256 and found != card.sha256:
+        msg = f"{path}: sha256 is {found}, its card says {card.sha256}; the file is damaged or another"
+        raise WeightsError(msg)
+    try:
+        net = build_embedding(card.architecture)
+    except InputError as error:
+        msg = f"{folder / CARD_FILE}: {error}"
+        raise WeightsError(msg) from error
+    load_strict(net, read_state_dict(path), where=str(path))
+    return EmbeddingModel(net.eval(), card, folder)
+
+
+def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
+    """Write weights and card, and return the model with its hash and folder.
+
+    Parameters
+    ----------
+    model
+        Network and card.
+    folder
+        Made if missing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
+    save_file(state, folder / model.card.weights_file)
+    card = replace(model.card, sha256=sha256(folder / model.card.weights_file))
+    text = json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n"
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    return EmbeddingModel(model.net, card, folder)
