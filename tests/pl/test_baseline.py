@@ -71,6 +71,18 @@ def density(sdata):
     return nb.pl.score_distribution(sdata["nimbus"], kind="kde", figsize=(5, 2.5), return_fig=True)
 
 
+def marker_umap(sdata):
+    return nb.pl.marker_umap(sdata["nimbus"], ["CD3"], groupby="kind", figsize=(5, 2.2), return_fig=True)
+
+
+def rediscovery(sdata):
+    table = sdata["nimbus"]
+    early = np.where(table.obsm["spatial"][:, 1] < 48, "T", "B")
+    table.obs["type"] = pd.Categorical(early)
+    found = nb.tl.rediscovery(table, "type", "kind")
+    return nb.pl.rediscovery(found, figsize=(3, 2), return_fig=True)
+
+
 @pytest.fixture
 def sdata(field):
     table = field.sdata["nimbus"]
@@ -79,12 +91,15 @@ def sdata(field):
     table.obsm["spatial"] = np.stack([x, y], 1) * 16.0 + 8
     table.obs["kind"] = pd.Categorical(np.array(["a", "b", "c"])[k % 3])
     table.X[:, 0] = k / 47
+    table.obsm["X_umap"] = np.stack([np.sin(k / 5) * k, np.cos(k / 5) * k], 1)
     return field.sdata
 
 
 @pytest.mark.skipif(not mpl.__version__.startswith(PINNED), reason=f"pictures of matplotlib {PINNED}")
 @pytest.mark.parametrize(
-    "draw", [gallery, overlay, spatial_map, coexpression, density], ids=lambda f: f.__name__
+    "draw",
+    [gallery, overlay, spatial_map, coexpression, density, marker_umap, rediscovery],
+    ids=lambda f: f.__name__,
 )
 def test_looks_as_before(sdata, draw, tmp_path):
     found = render(draw(sdata))

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._core.errors import ChannelNotFoundError, InputError
 
 #: Matches whole channel names (case ignored) of DNA, histone, blank, background and element channels.
 NOT_MARKERS = (
@@ -41,7 +41,7 @@ def select_channels(
     ------
     InputError
         If names are duplicated or none is left.
-    ElementNotFoundError
+    ChannelNotFoundError
         If a named channel does not exist.
     """
     twice = [name for name, n in Counter(available).items() if n > 1]
@@ -64,7 +64,7 @@ def select_channels(
     missing = [c for c in names if c not in available]
     if missing:
         msg = f"image {where!r} has no channel {missing}; valid: {', '.join(available)}"
-        raise ElementNotFoundError(msg)
+        raise ChannelNotFoundError(msg)
     if not names or len(set(names)) < len(names):
         msg = f"channels={names}: name at least one channel, and each once"
         raise InputError(msg)

@@ -18,6 +18,10 @@ class ElementNotFoundError(NimbusError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class ChannelNotFoundError(ElementNotFoundError):
+    """Channels that an image does not have."""
+
+
 class WeightsError(NimbusError, ValueError):
     """Weights whose hash, keys, shapes or card don't fit."""
 

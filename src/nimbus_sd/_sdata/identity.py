@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
 from nimbus_sd._sdata.place import as_url
 from nimbus_sd._sdata.samples import SampleSet
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.run import Runner
+from nimbus_sd.engine.source import ImageSource, LabelSource
 from nimbus_sd.models.hub import cache_folder
 from nimbus_sd.models.loading import LoadedModel
 
@@ -86,8 +89,15 @@ def homes_of(stores: Sequence[str | Path | None], samples: SampleSet) -> list[Pa
     None at all if one of the objects has no store, a folder can't be written, or an element lies in
     memory only, so that another process could not tell that it is the same.
     """
-    homes = [_home(store) for store in stores]
     sources = [x for s in samples.samples for x in (s.sample.image, s.sample.labels)]
+    return homes_for(stores, sources)
+
+
+def homes_for(
+    stores: Sequence[str | Path | None], sources: Sequence[ImageSource | LabelSource]
+) -> list[Path]:
+    """As :func:`homes_of`, for runs that read these images and labels."""
+    homes = [_home(store) for store in stores]
     if any(x.fingerprint is None for x in sources):
         return []
     return [h for h in homes if h is not None] if all(homes) else []
@@ -111,8 +121,13 @@ def _weights(model: LoadedModel) -> Sequence[str]:
     used = [card.mpp, card.transform, card.mask_rule, card.stride, card.halo, dict(card.architecture)]
     if model.path is not None and card.sha256:
         return [card.sha256, json.dumps(used)]
+    return [weights_digest(model.net), json.dumps(used)]
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Hash of a network's weights as they are in memory."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.net.state_dict().items():
+    for name, value in net.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-    return [digest.hexdigest(), json.dumps(used)]
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs, resolve_sample
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
+from nimbus_sd.engine.source import ImageSource
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,7 +76,8 @@ def resolve_samples(
     samples: list[ResolvedSample] = []
     for name, each in objects.items():
         pairs = resolve_pairs(each, image=image, labels=labels, coordinate_system=coordinate_system)
-        _check_arguments(pairs, image, mpp, exclude)
+        _check_pairs(pairs, image)
+        check_arguments(mpp, exclude)
         samples += (resolve_sample(each, pair, mpp=mpp, of=name) for pair in pairs)
     unknown = [s.native_image.name for s in samples if s.sample.mpp is None]
     if need_mpp and unknown:
@@ -85,15 +87,23 @@ def resolve_samples(
             "sdata.attrs['nimbus_sd'] = {'mpp': 0.5}"
         )
         raise InputError(msg)
-    return SampleSet(tuple(samples), _common_channels(samples, channels, exclude))
+    return SampleSet(tuple(samples), common_channels([s.native_image for s in samples], channels, exclude))
 
 
-def _common_channels(
-    samples: Sequence[ResolvedSample], channels: str | Sequence[str], exclude: str
+def common_channels(
+    images: Sequence[ImageSource], channels: str | Sequence[str], exclude: str
 ) -> tuple[str, ...]:
+    """Choose the channels of images that must have them all, in the order of the first.
+
+    Raises
+    ------
+    InputError
+        If the images differ in the channels chosen, or none is left.
+    ElementNotFoundError
+        If a named channel does not exist.
+    """
     chosen: list[str] | None = None
-    for sample in samples:
-        native = sample.native_image
+    for native in images:
         mine, skipped = select_channels(native.channels, channels, where=native.name, exclude=exclude)
         if chosen is None and skipped:
             log.warning(
@@ -102,7 +112,7 @@ def _common_channels(
         if chosen is not None and set(mine) != set(chosen):
             differ = sorted(set(mine) ^ set(chosen))
             msg = (
-                f"images {samples[0].native_image.name!r} and {native.name!r} differ in channels {differ}; "
+                f"images {images[0].name!r} and {native.name!r} differ in channels {differ}; "
                 "name those that all have with channels=[...]"
             )
             raise InputError(msg)
@@ -110,13 +120,15 @@ def _common_channels(
     return tuple(chosen or ())
 
 
-def _check_arguments(
-    pairs: Sequence[Pair], image: str | Mapping[str, str] | None, mpp: float | None, exclude: str
-) -> None:
+def _check_pairs(pairs: Sequence[Pair], image: str | Mapping[str, str] | None) -> None:
     unused = sorted(set(image) - {p.labels for p in pairs}) if isinstance(image, Mapping) else []
     if unused:
         msg = f"image= names labels {unused} that labels= leaves out; name the same ones in both"
         raise InputError(msg)
+
+
+def check_arguments(mpp: float | None, exclude: str) -> None:
+    """Raise :class:`InputError` unless a pixel size is None or positive, and a pattern can be compiled."""
     number = isinstance(mpp, int | float | np.number) and not isinstance(mpp, bool)
     if mpp is not None and not (number and np.isfinite(mpp) and mpp > 0):
         msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
@@ -141,12 +153,36 @@ def fit_over(
 
     With a `client` the workers of its cluster read the images.
     """
-    images = {s.native_image.name: s.native_image for s in samples.samples}
-    total = sum(i.shape[0] * i.shape[1] for i in images.values()) * len(samples.channels)
+    return fit_images(
+        [s.native_image for s in samples.samples],
+        samples.channels,
+        quantile=quantile,
+        rule=rule,
+        n_threads=n_threads,
+        progress=progress,
+        client=client,
+        stacklevel=5,
+    )
+
+
+def fit_images(
+    images: Sequence[ImageSource],
+    channels: Sequence[str],
+    *,
+    quantile: float,
+    rule: str,
+    n_threads: int,
+    progress: bool,
+    client: Client | None = None,
+    stacklevel: int = 4,
+) -> Normalization:
+    """Fit one normalisation over images, each counted once (by name); warn of flagged channels."""
+    once = {image.name: image for image in images}
+    total = sum(i.shape[0] * i.shape[1] for i in once.values()) * len(channels)
     with progress_bar(total, description="quantiles", unit="px", show=progress, scale=True) as advance:
         fitted = fit_normalization(
-            list(images.values()),
-            samples.channels,
+            list(once.values()),
+            channels,
             quantile=quantile,
             rule=rule,
             n_threads=n_threads,
@@ -156,5 +192,7 @@ def fit_over(
     for flag, meaning in _MEANING.items():
         named = [c for c, f in zip(fitted.channels, fitted.flags, strict=True) if f == flag]
         if named:
-            warnings.warn(f"{flag} channels: {', '.join(named)} ({meaning})", NimbusWarning, stacklevel=4)
+            warnings.warn(
+                f"{flag} channels: {', '.join(named)} ({meaning})", NimbusWarning, stacklevel=stacklevel
+            )
     return fitted

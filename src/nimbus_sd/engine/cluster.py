@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
@@ -17,13 +17,12 @@ from distributed.scheduler import KilledWorker
 from nimbus_sd._core.errors import ClusterError, OutOfMemoryError
 from nimbus_sd.engine.cluster_tools import known_workers, share, workers_of
 from nimbus_sd.engine.device import free_memory, resolve_devices, resolve_precision
-from nimbus_sd.engine.job import Block, Job, Scored
-from nimbus_sd.engine.predict import Predictor
-from nimbus_sd.engine.settings import PredictConfig
-from nimbus_sd.models.loading import load
+from nimbus_sd.engine.work import Block, Scored, Scorer, Work
 
 log = logging.getLogger("nimbus_sd")
 
+_KILLED = "the workers that computed it died one by one, most likely for want of memory"
+_NO_MEMORY = "no worker has the memory for it"
 _AHEAD = 2  # blocks in flight per slot: one computes, the next waits on the worker
 
 
@@ -83,7 +82,7 @@ def _offer(device: str | tuple[str, ...], precision: str) -> tuple[int, str]:
     return free_memory(found), resolve_precision(precision, found)
 
 
-def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: Workers) -> Iterator[Scored]:
+def run_on_cluster(job: Work, blocks: Iterable[Block], client: Client, workers: Workers) -> Iterator[Scored]:
     """Score blocks on a cluster's workers.
 
     Parameters
@@ -107,7 +106,7 @@ def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: W
         If a block takes down one worker after the other, or none has the memory for it.
     """
     todo = iter(blocks)
-    shared = share(job, client, f"nimbus-job-{job.key}-{os.urandom(4).hex()}")
+    shared = share(job, client, f"nimbus-job-{job.key}-{os.urandom(4).hex()}", expected=job.n_bytes)
     refused: dict[Block, set[str]] = {}
     of: dict[Any, Block] = {}
 
@@ -129,12 +128,12 @@ def run_on_cluster(job: Job, blocks: Iterable[Block], client: Client, workers: W
             try:
                 result = future.result()
             except KilledWorker as error:
-                raise ClusterError(_killed(job, block)) from error
+                raise ClusterError(_failed(job, block, _KILLED)) from error
             except OutOfMemoryError as error:
                 refused.setdefault(block, set()).add(str(error.args[-1]))
                 if not _others(client, refused[block]):
-                    raise ClusterError(_no_memory(job, block)) from error
-                log.warning("%s: no memory on %s; another worker tries it", _name(job, block), error.args[-1])
+                    raise ClusterError(_failed(job, block, _NO_MEMORY)) from error
+                log.warning("%s: no memory on %s; another worker tries it", job.named(block), error.args[-1])
                 running.add(submit(block))
                 continue
             for following in islice(todo, 1):
@@ -151,51 +150,30 @@ def _others(client: Client, refused: set[str]) -> list[str]:
 
 
 _lock = Lock()
-_predictors: dict[tuple[str, PredictConfig], Predictor] = {}
+_scorers: dict[tuple[str, Hashable], Scorer[Any]] = {}
 
 
-def _predictor(job: Job) -> Predictor:
+def _scorer(job: Work) -> Scorer[Any]:
     """The worker's one model, loaded from its card when the first block comes."""
     with _lock:
         which = job.key, job.config  # the key leaves out what can't change the result, such as memory
-        if which not in _predictors:
+        if which not in _scorers:
             worker = get_worker()
             if worker.nanny is not None:  # a process of its own: its threads are the worker's
                 torch.set_num_threads(max(worker.state.nthreads, 1))
-            _predictors.clear()
-            _predictors[which] = Predictor(load(job.model), job.config)
-        return _predictors[which]
+            _scorers.clear()
+            _scorers[which] = job.scorer()
+        return _scorers[which]
 
 
-def _score_block(job: Job, block: Block) -> Scored:
+def _score_block(job: Work, block: Block) -> Scored:
     """Run on a worker."""
     try:
-        (scored,) = _predictor(job).score(job, [block])
+        (scored,) = _scorer(job).score(job, [block])
     except MemoryError as error:
         raise OutOfMemoryError(*error.args, get_worker().address) from error
     return scored
 
 
-def _name(job: Job, block: Block) -> str:
-    tile = job.plans[block.sample][block.tile]
-    y, x = tile.owned
-    region = job.samples[block.sample].region
-    return f"labels {region!r}, block {block.tile} (y {y.start}–{y.stop}, x {x.start}–{x.stop})"
-
-
-def _killed(job: Job, block: Block) -> str:
-    return (
-        f"{_name(job, block)}: the workers that computed it died one by one, most likely for want of "
-        f"memory; {_advice(job, block)}"
-    )
-
-
-def _no_memory(job: Job, block: Block) -> str:
-    return f"{_name(job, block)}: no worker has the memory for it; {_advice(job, block)}"
-
-
-def _advice(job: Job, block: Block) -> str:
-    return (
-        "finished blocks are kept. Give the workers more memory and run again, which goes on from there; or "
-        f"pass a smaller tile= (now {job.plans[block.sample].tile}), which starts afresh"
-    )
+def _failed(job: Work, block: Block, why: str) -> str:
+    return f"{job.named(block)}: {why}; {job.advice(block)}"

@@ -36,10 +36,22 @@ def workers_of(client: Client) -> dict[str, Any]:
     return known
 
 
-def share(thing: object, client: Client, key: str) -> Future:
-    """Put an object on the cluster as a task: a worker that comes back can make it again."""
+def share(thing: object, client: Client, key: str, *, expected: int = 0) -> Future:
+    """Put an object on the cluster as a task: a worker that comes back can make it again.
+
+    Parameters
+    ----------
+    thing
+        Pickled once.
+    client
+        Of the cluster.
+    key
+        Of the task.
+    expected
+        Bytes it holds that are no pixels; a warning says when much more than these is sent.
+    """
     packed = pickle.dumps(thing)
-    if len(packed) > _LARGE:
+    if len(packed) > _LARGE + expected:
         warnings.warn(
             f"{len(packed) >> 20} MiB of pixels in memory are sent to the workers; write the object to zarr "
             "and read it back, and they read what they need themselves",

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from nimbus_sd.arrays import Partials, Tile, TilePlan
+from nimbus_sd.arrays import Tile, TilePlan
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import Sample
+from nimbus_sd.engine.work import Block, Scored
+
+if TYPE_CHECKING:
+    from nimbus_sd.engine.predict import Predictor
+
+__all__ = ["Block", "Job", "MapSink", "Scored"]
 
 
 class MapSink(Protocol):
@@ -20,32 +26,6 @@ class MapSink(Protocol):
     def write(self, tile: Tile, markers: Sequence[int], probabilities: np.ndarray) -> None:
         """Keep float32 ``(g, y, x)`` probabilities of the tile's core, in model px."""
         ...
-
-
-class Block(NamedTuple):
-    """The unit of scheduling: one tile of one sample, all markers."""
-
-    sample: int
-    tile: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What came of a block.
-
-    Attributes
-    ----------
-    block
-        Which one.
-    partials
-        Sums per label; None where the tile owns no labelled pixel.
-    difference
-        Largest difference of pixel probabilities from float32, where it was measured.
-    """
-
-    block: Block
-    partials: Partials | None
-    difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,3 +64,32 @@ class Job:
 
     def __len__(self) -> int:
         return sum(map(len, self.plans))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that have to be sent along, besides pixels: next to none."""
+        return 0
+
+    def scorer(self) -> Predictor:
+        """Load the model; called on a worker."""
+        from nimbus_sd.engine.predict import Predictor  # which imports this module
+        from nimbus_sd.models.loading import load
+
+        return Predictor(load(self.model), self.config)
+
+    def named(self, block: Block) -> str:
+        """Labels and place of a block, for messages."""
+        y, x = self.plans[block.sample][block.tile].owned
+        region = self.samples[block.sample].region
+        return f"labels {region!r}, block {block.tile} (y {y.start}–{y.stop}, x {x.start}–{x.stop})"
+
+    def advice(self, block: Block) -> str:
+        """What to do where workers have no memory for a block."""
+        return (
+            "finished blocks are kept. Give the workers more memory and run again, which goes on from there; "
+            f"or pass a smaller tile= (now {self.plans[block.sample].tile}), which starts afresh"
+        )
+
+    def units(self, block: Block) -> int:
+        """Tiles x markers of a block."""
+        return len(self.channels)

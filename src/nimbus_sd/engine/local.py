@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from nimbus_sd.engine.job import Block, Job, Scored
-from nimbus_sd.engine.predict import Predictor
+from nimbus_sd.engine.work import Block, Scored, Scorer, Work
+
+W = TypeVar("W", bound=Work)
 
 
-def run_local(job: Job, blocks: Iterable[Block], predictors: Sequence[Predictor]) -> Iterator[Scored]:
+def run_local(job: W, blocks: Iterable[Block], scorers: Sequence[Scorer[W]]) -> Iterator[Scored]:
     """Score blocks; with several devices each takes the next block when it has time.
 
     Parameters
@@ -19,29 +21,29 @@ def run_local(job: Job, blocks: Iterable[Block], predictors: Sequence[Predictor]
         What to compute.
     blocks
         Consumed lazily.
-    predictors
+    scorers
         One per device.
 
     Yields
     ------
     Blocks as they are finished; in the given order with one device.
     """
-    if len(predictors) == 1:
-        yield from predictors[0].score(job, blocks)
+    if len(scorers) == 1:
+        yield from scorers[0].score(job, blocks)
         return
     shared = _Shared(blocks)
-    done: queue.Queue[Scored | BaseException | None] = queue.Queue(maxsize=2 * len(predictors))
+    done: queue.Queue[Scored | BaseException | None] = queue.Queue(maxsize=2 * len(scorers))
 
-    def work(predictor: Predictor) -> None:
+    def work(scorer: Scorer[W]) -> None:
         try:
-            for scored in predictor.score(job, shared):
+            for scored in scorer.score(job, shared):
                 done.put(scored)
         except BaseException as error:  # noqa: BLE001  the caller's thread raises it
             done.put(error)
         finally:
             done.put(None)
 
-    threads = [threading.Thread(target=work, args=(p,), name=f"nimbus-{p.device}") for p in predictors]
+    threads = [threading.Thread(target=work, args=(s,), name=f"nimbus-{s.device}") for s in scorers]
     for thread in threads:
         thread.start()
     running, failed = len(threads), None

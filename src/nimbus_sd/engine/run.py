@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nimbus_sd.arrays import TilePlan
 from nimbus_sd.arrays.cells import Cells, gather_cells
@@ -19,12 +19,15 @@ from nimbus_sd.engine.local import run_local
 from nimbus_sd.engine.predict import Predictor
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import Sample
+from nimbus_sd.engine.work import Runs, Work
 from nimbus_sd.models.loading import LoadedModel, save
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from nimbus_sd.engine.cluster import Workers
+
+W = TypeVar("W", bound=Work)
 
 
 @dataclass
@@ -113,7 +116,7 @@ def plan_all(runner: Runner, samples: Sequence[Sample], journal: Journal) -> tup
 
 
 def run_job(
-    runner: Runner, job: Job, journal: Journal, *, on_progress: Callable[[int], None] | None = None
+    runner: Runs[W], job: W, journal: Journal, *, on_progress: Callable[[int], None] | None = None
 ) -> list[Cells]:
     """Compute the blocks that the journal lacks, and gather the cells of every sample.
 
@@ -122,11 +125,11 @@ def run_job(
     runner, job, journal
         Of one run.
     on_progress
-        Called with the number of tiles x markers done since the last call.
+        Called with the units of progress (see :class:`~nimbus_sd.engine.work.Work`) since the last call.
     """
     todo = (block for block in job.blocks() if block not in journal)
     for scored in runner.run(job, todo):
         journal.add(scored)
         if on_progress:
-            on_progress(len(job.channels))
+            on_progress(job.units(scored.block))
     return [gather_cells(partial(journal.partials, i)) for i in range(len(job.samples))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.arrays import VIEWS
@@ -69,20 +70,50 @@ class PredictConfig:
         if unknown or not self.views or len(set(self.views)) < len(self.views):
             msg = f"views={self.views!r}: give each view once; valid: {', '.join(VIEWS)}"
             raise InputError(msg)
-        for name in ("tile", "batch_size", "n_threads", "memory"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                msg = f"{name}={value!r} must be a whole number"
-                raise InputError(msg)
-        if self.batch_size is not None and self.batch_size < 1:
-            msg = f"batch_size={self.batch_size} must be at least 1, or None to find it from memory"
-            raise InputError(msg)
-        if self.memory is not None and self.memory < 1 << 20:
-            msg = f"memory={self.memory} bytes is too little to run in; give at least 1048576, or None"
-            raise InputError(msg)
         if self.per_view and len(self.views) < 2:
             msg = "score_std needs at least two views; pass views=8"
             raise InputError(msg)
-        if self.n_threads < 0:
-            msg = f"n_threads={self.n_threads} must be 0 (read in the main thread) or more"
+        check_limits(self)
+
+
+class Limits(Protocol):
+    """Settings that say what a run may take, and don't change its result."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Inputs per forward pass."""
+        ...
+
+    @property
+    def n_threads(self) -> int:
+        """Reader threads per device."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that activations may take."""
+        ...
+
+
+def check_limits(config: Limits) -> None:
+    """Check `batch_size`, `n_threads`, `memory` and, where there is one, `tile`.
+
+    Raises
+    ------
+    InputError
+        Naming the one that is no whole number, or too small.
+    """
+    for name in ("tile", "batch_size", "n_threads", "memory"):
+        value = getattr(config, name, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            msg = f"{name}={value!r} must be a whole number"
             raise InputError(msg)
+    if config.batch_size is not None and config.batch_size < 1:
+        msg = f"batch_size={config.batch_size} must be at least 1, or None to find it from memory"
+        raise InputError(msg)
+    if config.memory is not None and config.memory < 1 << 20:
+        msg = f"memory={config.memory} bytes is too little to run in; give at least 1048576, or None"
+        raise InputError(msg)
+    if config.n_threads < 0:
+        msg = f"n_threads={config.n_threads} must be 0 (read in the main thread) or more"
+        raise InputError(msg)

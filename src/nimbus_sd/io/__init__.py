@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nimbus_sd.io._read_cell_table import read_cell_table
     from nimbus_sd.io._read_fovs import read_fovs
     from nimbus_sd.io._read_pan_multiplex import read_pan_multiplex
+    from nimbus_sd.io._read_spillover import read_spillover
     from nimbus_sd.io._write_cell_table import write_cell_table
     from nimbus_sd.io._write_cluster_mapping import write_cluster_mapping
     from nimbus_sd.io._write_table import write_table
@@ -20,6 +21,7 @@ __all__ = [
     "read_cell_table",
     "read_fovs",
     "read_pan_multiplex",
+    "read_spillover",
     "write_cell_table",
     "write_cluster_mapping",
     "write_table",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from nimbus_sd._core.errors import InputError
 
+_KNEE = 1e-3  # of pooled features, where their square root gives way to a line through 0
+
 
 class ChannelwiseConfig(Protocol):
     """What every such architecture tells."""
@@ -68,7 +70,9 @@ class ChannelwiseNet(nn.Module):
         Returns
         -------
         ``(b, c, features)``: the pooled features less those of an all-zero channel, so that a
-        channel without signal gives 0. Features of one marker depend on its channel alone.
+        channel without signal gives 0; of the difference d, d / sqrt(abs(d) + 0.001), near enough
+        its square root with its sign: between faint and empty lies more than between bright and
+        brighter. Features of one marker depend on its channel alone.
 
         Raises
         ------
@@ -77,7 +81,8 @@ class ChannelwiseNet(nn.Module):
         """
         self._check(x)
         both = self.pooled(torch.cat([x, torch.zeros_like(x[:1])]))
-        return both[:-1] - both[-1:]
+        added = both[:-1] - both[-1:]
+        return added / (added.abs() + _KNEE).sqrt()
 
     def mix(self, activations: Tensor) -> Tensor:
         """``(b, c, features)`` to the embedding ``(b, embedding)``: the one layer where markers meet."""

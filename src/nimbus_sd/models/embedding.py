@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from nimbus_sd._core.errors import InputError, WeightsError
@@ -59,7 +61,7 @@ class EmbeddingCard:
     name: str
     architecture: Mapping[str, Any]
     scale: Mapping[str, float] = field(default_factory=dict)
-    quantile: float = 0.999
+    quantile: float = 0.9999
     transform: str = "sqrt"
     size: int = 32
     crop: int = 16
@@ -161,11 +163,12 @@ def build_embedding(architecture: Mapping[str, Any]) -> ChannelwiseNet:
         raise InputError(msg)
     config, net = KINDS[kind]
     try:
-        return net(config(**values))
+        made = config(**values)
     except TypeError as error:
         valid = ", ".join(f.name for f in fields(config))
         msg = f"architecture {dict(architecture)}: {error}; valid keys: {valid} (kind {kind!r})"
         raise InputError(msg) from error
+    return net(made)
 
 
 def architecture_of(net: ChannelwiseNet) -> dict[str, Any]:
@@ -183,17 +186,32 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
         A folder that :func:`save_embedding` or :func:`nimbus_sd.tl.train_embedding` wrote, a model
         that is loaded already, or a bare network (its scales are then fitted on the images embedded).
 
+    Returns
+    -------
+    Network on the CPU in eval mode, and its card.
+
     Raises
     ------
     WeightsError
         If the folder holds no model, its hash is not the card's, or keys or shapes don't fit.
+    InputError
+        If `model` is none of these.
+
+    Examples
+    --------
+    >>> import nimbus_sd as nb
+    >>> from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
+    >>> model = nb.models.load_embedding(NeXtChannel(NeXtChannelConfig(markers=("CD3", "CD8"))))
+    >>> saved = nb.models.save_embedding(model, "untrained")
+    >>> nb.models.load_embedding("untrained").markers
+    ('CD3', 'CD8')
     """
     if isinstance(model, EmbeddingModel):
         return model
     if isinstance(model, ChannelwiseNet):
         size = model.config.size
         card = EmbeddingCard(type(model).__name__, architecture_of(model), size=size, crop=size)
-        return EmbeddingModel(model.eval(), card)
+        return EmbeddingModel(deepcopy(model).eval(), card)
     if not isinstance(model, str | Path):
         msg = f"model={model!r}: pass what nb.tl.train_embedding returned, or its folder"
         raise InputError(msg)
@@ -205,7 +223,8 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
         msg = f"{path}: sha256 is {found}, its card says {card.sha256}; the file is damaged or another"
         raise WeightsError(msg)
     try:
-        net = build_embedding(card.architecture)
+        with torch.random.fork_rng(devices=[]):  # first weights, soon overwritten
+            net = build_embedding(card.architecture)
     except InputError as error:
         msg = f"{folder / CARD_FILE}: {error}"
         raise WeightsError(msg) from error
@@ -222,11 +241,24 @@ def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
         Network and card.
     folder
         Made if missing.
+
+    Returns
+    -------
+    The same network, its card with the hash, and the folder.
+
+    Examples
+    --------
+    >>> import nimbus_sd as nb
+    >>> from nimbus_sd.models.cim import CIM, CIMConfig
+    >>> model = nb.models.load_embedding(CIM(CIMConfig(markers=("CD3", "CD8"))))
+    >>> nb.models.save_embedding(model, "shallow").path.name
+    'shallow'
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
     save_file(state, folder / model.card.weights_file)
+    (folder / model.card.weights_file).chmod(0o644)  # safetensors keeps files to their owner
     card = replace(model.card, sha256=sha256(folder / model.card.weights_file))
     text = json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n"
     (folder / CARD_FILE).write_text(text, encoding="utf-8")

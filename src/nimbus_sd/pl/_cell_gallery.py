@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from nimbus_sd._sdata.table import existing_table
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._colours import OVERLAY
-from nimbus_sd.pl._gallery_cells import PICKS, group_margin, pick_by_certainty, pick_by_score
+from nimbus_sd.pl._gallery_cells import (
+    GROUP_PICKS,
+    PICKS,
+    group_margin,
+    pick_by_certainty,
+    pick_by_score,
+    pick_nearest_to_mean,
+)
 from nimbus_sd.pl._gallery_crops import crop_side, read_crops
 from nimbus_sd.pl._gallery_panels import Row, caption, tiles, write
 from nimbus_sd.pl._intensity import check_scale
@@ -38,6 +46,7 @@ def cell_gallery(
     n: int = 10,
     size: int | None = None,
     certainty: str | None = None,
+    use_rep: str | None = None,
     image: str | Mapping[str, str] | None = None,
     table: str = "nimbus",
     layer: str | None = None,
@@ -61,7 +70,8 @@ def cell_gallery(
     Parameters
     ----------
     sdata
-        Object with images ``(c, y, x)``, labels ``(y, x)`` and a table of them.
+        Object with images ``(c, y, x)``, labels ``(y, x)``, points or shapes, and a table of
+        these. Cells that are points or shapes are drawn without outlines.
     markers
         Channels of the table, at most 40, or seven with `groupby`. None takes all (the
         first 40 with a warning), or with `groupby` the three whose means differ most
@@ -72,17 +82,22 @@ def cell_gallery(
         Groups to draw; None takes all, at most 40.
     pick
         ``"random"``, ``"least_certain"`` (scores nearest to the threshold), ``"most_certain"``
-        (half the highest, half the lowest), ``"high"`` or ``"low"``. Of groups only the
-        first three, by `certainty`.
+        (half the highest, half the lowest), ``"high"`` or ``"low"``. Of groups the first
+        three, by `certainty`, or ``"representative"``: nearest to the group's mean in `use_rep`.
     n
         Crops per row, at most 30.
     size
-        px a side; None takes about three diameters of the median cell.
+        px a side; None takes about three diameters of the median cell, or, in a table of
+        embeddings without areas, twice the side of the patches embedded.
     certainty
         Column of ``obs``, a number per cell, for groups; None takes how much nearer the
         cell's scores are to its group's mean than to any other group's.
+    use_rep
+        Entry of ``obsm`` that ``"representative"`` measures in, ``"X"`` for the scores; None
+        takes ``"X_nextchannel"`` if the table has it, else the scores.
     image
-        Name of the image, or ``{labels: image}``; can be left out where one image fits.
+        Name of the image, or ``{labels: image}``; can be left out where one image fits, or where
+        the table records it.
     table
         Name of the table.
     layer
@@ -116,7 +131,7 @@ def cell_gallery(
     Raises
     ------
     ElementNotFoundError
-        If the table, a marker, a column or a group does not exist.
+        If the table, a marker, a column, a group or `use_rep` does not exist.
     InputError
         If there are too many rows or crops, the table has no coordinates or other ones, or
         an option is unknown.
@@ -137,11 +152,12 @@ def cell_gallery(
         cut = thresholds(threshold, names)
         rows = _marker_rows(adata, names, layer, cut, pick, n, seed)
     else:
-        rows = _group_rows(adata, markers, groupby, group, layer, certainty, pick, n, seed)
+        rows = _group_rows(adata, markers, groupby, group, layer, certainty, use_rep, pick, n, seed)
     side = crop_side(adata, size)
-    crops = [
-        read_crops(sdata, adata, r.cells, [r.channels] * r.cells.size, side=side, image=image) for r in rows
-    ]
+    cells = np.concatenate([r.cells for r in rows])
+    wanted = [r.channels for r in rows for _ in r.cells]
+    flat = iter(read_crops(sdata, adata, cells, wanted, side=side, image=image))
+    crops = [list(islice(flat, r.cells.size)) for r in rows]
     colours = ["#FFFFFF"] if groupby is None else list(OVERLAY[: len(rows[0].channels)])
     times = max(1, -(-_CROP_PX // side))
     pitch = side * times + max(2, side * times // 24)
@@ -168,7 +184,7 @@ def cell_gallery(
 
 
 def _check(pick: str, n: int, groupby: str | None, group: object) -> None:
-    valid = PICKS if groupby is None else PICKS[:3]
+    valid = PICKS if groupby is None else GROUP_PICKS
     if pick not in valid:
         msg = f"pick={pick!r}; valid{'' if groupby is None else ' for groups'}: {', '.join(valid)}"
         raise InputError(msg)
@@ -200,6 +216,7 @@ def _group_rows(
     group: str | Sequence[str] | None,
     layer: str | None,
     certainty: str | None,
+    use_rep: str | None,
     pick: str,
     n: int,
     seed: int,
@@ -228,20 +245,30 @@ def _group_rows(
         if certainty is None
         else adata.obs[certainty].to_numpy(np.float64)
     )
+    nearest = _representation(adata, every, use_rep) if pick == "representative" else None
     rows = []
     for name in chosen:
         members = np.flatnonzero(column.codes == known.index(name))
-        cells = pick_by_certainty(sure, members, pick=pick, n=n, seed=seed)
-        rows.append(
-            Row(
-                name,
-                channels,
-                cells,
-                [f"{sure[c] + 0.0:.2f}".replace("-0.00", "0.00") for c in cells],
-                ["white"] * cells.size,
-            )
-        )
+        if nearest is not None:
+            cells = pick_nearest_to_mean(nearest, members, n=n)
+            texts = [""] * cells.size
+        else:
+            cells = pick_by_certainty(sure, members, pick=pick, n=n, seed=seed)
+            texts = [f"{sure[c] + 0.0:.2f}".replace("-0.00", "0.00") for c in cells]
+        rows.append(Row(name, channels, cells, texts, ["white"] * cells.size))
     return rows
+
+
+def _representation(adata: ad.AnnData, every: np.ndarray, use_rep: str | None) -> np.ndarray:
+    """``(n_obs, d)`` where a group's mean is looked for."""
+    if use_rep == "X" or (use_rep is None and "X_nextchannel" not in adata.obsm):
+        return every
+    key = "X_nextchannel" if use_rep is None else use_rep
+    if key not in adata.obsm:
+        known = ", ".join(map(repr, ["X", *adata.obsm]))
+        msg = f"use_rep={key!r}: the table has no such entry in obsm; valid: {known}"
+        raise ElementNotFoundError(msg)
+    return np.asarray(adata.obsm[key], dtype=np.float32)
 
 
 def _telling(adata: ad.AnnData, every: np.ndarray, codes: np.ndarray, n_groups: int) -> list[str]:

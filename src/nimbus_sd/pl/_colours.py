@@ -18,7 +18,7 @@ from nimbus_sd.pl import _style as style
 _HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _BETWEEN = ("#6A3D9A", "#A6D854", "#8C564B", "#E7298A", "#222222", "#1CD3C2", "#7C7CE0")
 #: names of groups that are none
-_NO_GROUP = ("unassigned", "unknown", "nan", "none", "other", "")
+_NO_GROUP = ("-1", "unassigned", "unknown", "nan", "none", "other", "")
 #: markers of an overlay, on black: no two of the first three are confused with a common colour blindness
 OVERLAY = ("#FF00FF", "#00E000", "#2D8CFF", "#FFD400", "#FF4A1C", "#00E5E5", "#FFFFFF")
 

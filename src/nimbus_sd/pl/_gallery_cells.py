@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 PICKS = ("random", "most_certain", "least_certain", "high", "low")
+GROUP_PICKS = ("random", "most_certain", "least_certain", "representative")
 
 
 def pick_by_score(score: np.ndarray, threshold: float, *, pick: str, n: int, seed: int) -> np.ndarray:
@@ -44,6 +45,29 @@ def pick_by_certainty(certainty: np.ndarray, rows: np.ndarray, *, pick: str, n: 
     value = np.nan_to_num(certainty[rows], nan=-np.inf)
     sign = 1 if pick == "least_certain" else -1
     return rows[np.argsort(sign * value, kind="stable")[:n]]
+
+
+def pick_nearest_to_mean(values: np.ndarray, rows: np.ndarray, *, n: int) -> np.ndarray:
+    """At most `n` of `rows`, those nearest to their mean first.
+
+    Parameters
+    ----------
+    values
+        ``(n_obs, d)``; rows with NaN come last.
+    rows
+        Members of one group.
+
+    Examples
+    --------
+    >>> pick_nearest_to_mean(np.array([[0.0], [9.0], [4.0], [5.0]]), np.array([0, 1, 3]), n=2).tolist()
+    [3, 1]
+    """
+    own = np.asarray(values[rows], dtype=np.float64)
+    known = np.isfinite(own).all(axis=1)
+    distance = np.full(len(rows), np.inf)
+    if known.any():
+        distance[known] = np.linalg.norm(own[known] - own[known].mean(0), axis=1)
+    return rows[np.argsort(distance, kind="stable")[:n]]
 
 
 def group_margin(values: np.ndarray, codes: np.ndarray, n_groups: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def tiles(
     colours: list[str],
     times: int,
 ) -> list[np.ndarray]:
-    """RGB of each crop, enlarged, its own cell outlined and the neighbours faintly."""
+    """RGB of each crop, enlarged; where there are labels its own cell outlined, the neighbours faintly."""
     if not crops:
         return []
     raw = np.concatenate([c.pixels for c in crops], axis=2)
@@ -46,6 +46,9 @@ def tiles(
     out = []
     for crop, pixels, colour in zip(crops, light, row.colours, strict=True):
         rgb = blend(pixels, colours).repeat(times, 0).repeat(times, 1)
+        if crop.labels is None:
+            out.append(rgb)
+            continue
         labels = crop.labels.repeat(times, 0).repeat(times, 1)
         faint = style.outline(labels)
         rgb[faint] = 0.65 * rgb[faint] + 0.35

@@ -1,4 +1,4 @@
-"""Mean score of each marker in each group of cells."""
+"""Mean score or activation of each marker in each group of cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scipy.cluster.hierarchy import linkage
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._colours import group_colours
-from nimbus_sd.pl._table import check_table, groups, pick_markers, values
+from nimbus_sd.pl._table import check_table, groups, pick_markers, quantity, values
 
 _MAX_GROUPS = 100
 _MAX_MARKERS = 120
@@ -43,7 +43,7 @@ def marker_heatmap(
     save: str | Path | None = None,
     return_fig: bool = False,
 ) -> Any:
-    """Draw the mean score of each marker in each cluster.
+    """Draw the mean score, or activation, of each marker in each cluster.
 
     Clusters and markers are ordered by hierarchical clustering (Euclidean, leaves
     ordered so that neighbours are alike), with the clusters' dendrogram and sizes
@@ -52,16 +52,17 @@ def marker_heatmap(
     Parameters
     ----------
     adata
-        Table of :func:`nimbus_sd.tl.predict` with clusters.
+        Table of :func:`nimbus_sd.tl.predict` or :func:`nimbus_sd.tl.embed` with clusters.
     groupby
         Column of ``obs``; cells without a value are left out.
     markers
         At most 120; None takes all, or the first 120 with a warning.
     layer
-        Layer to average; None takes ``X``, the scores. NaN are left out of the means.
+        Layer to average; None takes ``X``, scores or activations. NaN are left out of the means.
     standardize
         ``"marker"`` stretches each marker's means to 0–1, ``"zscore"`` centres them
-        and divides by their standard deviation over the clusters; None leaves them.
+        and divides by their standard deviation over the clusters; None leaves them. Activations
+        of different markers compare only so.
     method
         ``"average"``, ``"complete"``, ``"single"``, ``"ward"`` or ``"weighted"`` linkage.
     cluster_markers
@@ -108,7 +109,9 @@ def marker_heatmap(
             raise InputError(msg)
     names = pick_markers(adata, markers, where="the table", limit=_MAX_MARKERS)
     column = groups(adata, groupby, limit=_MAX_GROUPS)
-    means = _standardized(_means(values(adata, names, layer, where="the table"), column), standardize)
+    matrix = values(adata, names, layer, where="the table")
+    what, bounded = quantity(adata, layer, matrix)
+    means = _standardized(_means(matrix, column), standardize)
     sizes = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories))
     tree, rows = _order(means, method)
     columns = _order(means.T, method)[1] if cluster_markers else np.arange(len(names))
@@ -119,13 +122,14 @@ def marker_heatmap(
     )
     colours = group_colours(adata, groupby)
     shown = style.is_shown(show, save=save, return_fig=return_fig)
-    label = "mean score" if layer in (None, "nimbus") else f"mean {layer.replace('_', ' ')}"
-    label += {"marker": " (0–1 per marker)", "zscore": " (z per marker)", None: ""}[standardize]
+    label = (
+        f"mean {what}" + {"marker": " (0–1 per marker)", "zscore": " (z per marker)", None: ""}[standardize]
+    )
 
     def build() -> tuple[Figure, dict[str, Axes]]:
         fig = style.new_figure(figsize or _size(frame), shown=shown)
         axes = _axes(fig, frame)
-        limits = _limits(frame, standardize, bounded=layer in (None, "nimbus"))
+        limits = _limits(frame, standardize, bounded=bounded)
         drawn = _heatmap(axes["heatmap"], frame, limits, cmap or ("PuOr_r" if limits[0] < 0 else "viridis"))
         axes["heatmap"].set_ylabel(groupby)
         if annotate:

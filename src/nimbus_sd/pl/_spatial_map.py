@@ -61,23 +61,25 @@ def spatial_map(
     """Draw cells filled with the colour of their phenotype or cluster, a panel per sample.
 
     Of a SpatialData object labels are drawn, read at the level or stride that fits the
-    figure; of a table alone, a dot at each cell's centroid. A group has the same colour in
-    every plot: that of ``uns[f"{groupby}_colors"]``, else by its number or its place among
-    the categories; groups called "unassigned" or the like, and cells without a group, are grey.
+    figure; of a table alone, or of cells that are points or shapes, a dot at each cell's
+    centroid. A group has the same colour in every plot: that of ``uns[f"{groupby}_colors"]``,
+    else by its number or its place among the categories; groups called "unassigned" or the
+    like, and cells without a group, are grey.
 
     Parameters
     ----------
     data
-        Object with labels ``(y, x)``, or a table with ``obsm["spatial"]`` ``(n, 2)``.
+        Object with labels ``(y, x)``, points or shapes, or a table with ``obsm["spatial"]``
+        ``(n, 2)``.
     groupby
         Column of ``obs``, at most 60 groups.
     samples
-        Names of the labels elements, at most 12; None takes all, or the first 12 with a
+        Names of the annotated elements, at most 12; None takes all, or the first 12 with a
         warning.
     table
         Name of the table in a SpatialData object.
     crop
-        ``(y0, y1, x0, x1)`` in px, in every sample; SpatialData only.
+        ``(y0, y1, x0, x1)`` in px, in every sample; of labels only.
     highlight
         Groups to colour; the others are grey.
     mpp
@@ -129,10 +131,12 @@ def spatial_map(
     panels = []
     for name in names:
         rows = region == name
-        if isinstance(data, SpatialData):
+        if isinstance(data, SpatialData) and name not in {**data.points, **data.shapes}:
             panels.append(_filled(data, name, ids[rows], each[rows], crop, mpp))
         else:
-            panels.append(_dots(data, name, rows, each[rows], mpp))
+            if isinstance(data, SpatialData):
+                _check_dots(adata, name, crop)
+            panels.append(_dots(adata, name, rows, each[rows], mpp))
     missing = bool((column.codes[np.isin(region, names)] < 0).any())
     shown = style.is_shown(show, save=save, return_fig=return_fig, ax=ax)
 
@@ -225,6 +229,17 @@ def _filled(
     if diameter(labels) > _SMALL_CELL:
         pixels[style.outline(labels)] = 255
     return _Panel(name, cells.extent, sample.sample.mpp, pixels, np.empty((0, 2)), colours)
+
+
+def _check_dots(adata: ad.AnnData, name: str, crop: Sequence[int] | None) -> None:
+    if "spatial" not in adata.obsm:
+        msg = f"{name!r} is drawn as dots, but the table has no obsm['spatial']; set (n, 2) positions"
+        raise InputError(msg)
+    if crop is not None:
+        msg = (
+            f"crop= cuts labels, and {name!r} are points or shapes; leave it out, and set limits on the axes"
+        )
+        raise InputError(msg)
 
 
 def _dots(adata: ad.AnnData, name: str, rows: np.ndarray, colours: np.ndarray, mpp: float | None) -> _Panel:

@@ -67,6 +67,25 @@ def values(adata: ad.AnnData, markers: Sequence[str], layer: str | None, *, wher
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)
 
 
+def quantity(adata: ad.AnnData, layer: str | None, drawn: np.ndarray) -> tuple[str, bool]:
+    """What X or a layer holds, in a word or two, and whether it runs from 0 to 1 as scores do.
+
+    Parameters
+    ----------
+    adata, layer
+        As for :func:`values`.
+    drawn
+        The values: a table without a record of what it is holds scores if they lie in [0, 1].
+    """
+    if layer not in (None, "nimbus"):
+        return str(layer).replace("_", " "), False
+    if layer is None and "nimbus_embedding" in adata.uns:
+        return "activation", False
+    known = drawn[np.isfinite(drawn)]
+    inside = not known.size or bool(known.min() >= 0 and known.max() <= 1)
+    return ("score", True) if inside or layer == "nimbus" else ("value", False)
+
+
 def scales(adata: ad.AnnData, markers: Sequence[str]) -> np.ndarray | None:
     """``var["scale"]`` of the markers, NaN where it is not a positive number; None without the column."""
     if "scale" not in adata.var:

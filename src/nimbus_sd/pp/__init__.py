@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from nimbus_sd.pp._cell_patches import CellPatches, cell_patches
+    from nimbus_sd.pp._compensate import compensate
+    from nimbus_sd.pp._detect_nuclei import detect_nuclei
     from nimbus_sd.pp._expand_labels import expand_labels
     from nimbus_sd.pp._integrated_expression import integrated_expression
     from nimbus_sd.pp._normalization import Normalization, normalization
+    from nimbus_sd.pp._remove_background import remove_background
     from nimbus_sd.pp._silver_labels import silver_labels
     from nimbus_sd.pp._training_tiles import TileStore, training_tiles
     from nimbus_sd.pp._transform_scores import transform_scores
 
 __all__ = [
+    "CellPatches",
     "Normalization",
     "TileStore",
+    "cell_patches",
+    "compensate",
+    "detect_nuclei",
     "expand_labels",
     "integrated_expression",
     "normalization",
+    "remove_background",
     "silver_labels",
     "training_tiles",
     "transform_scores",
@@ -29,11 +38,16 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "CellPatches": "_cell_patches",
         "Normalization": "_normalization",
         "TileStore": "_training_tiles",
+        "cell_patches": "_cell_patches",
+        "compensate": "_compensate",
+        "detect_nuclei": "_detect_nuclei",
         "expand_labels": "_expand_labels",
         "integrated_expression": "_integrated_expression",
         "normalization": "_normalization",
+        "remove_background": "_remove_background",
         "silver_labels": "_silver_labels",
         "training_tiles": "_training_tiles",
         "transform_scores": "_transform_scores",

@@ -11,7 +11,12 @@ from nimbus_sd._core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from nimbus_sd.testing.counting import CountedArray
-    from nimbus_sd.testing.fakes import DirectionalNet, directional_model, tiny_unet_model
+    from nimbus_sd.testing.fakes import (
+        DirectionalNet,
+        directional_model,
+        tiny_embedding_model,
+        tiny_unet_model,
+    )
     from nimbus_sd.testing.fields import random_image, random_labels
     from nimbus_sd.testing.oracle import whole_image_scores
 
@@ -21,6 +26,7 @@ __all__ = [
     "directional_model",
     "random_image",
     "random_labels",
+    "tiny_embedding_model",
     "tiny_unet_model",
     "whole_image_scores",
 ]
@@ -33,6 +39,7 @@ __getattr__, __dir__ = lazy_exports(
         "directional_model": "fakes",
         "random_image": "fields",
         "random_labels": "fields",
+        "tiny_embedding_model": "fakes",
         "tiny_unet_model": "fakes",
         "whole_image_scores": "oracle",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nimbus_sd.models.card import ModelCard
+from nimbus_sd.models.embedding import EmbeddingCard, EmbeddingModel, architecture_of, build_embedding
 from nimbus_sd.models.loading import LoadedModel
 from nimbus_sd.models.unet import UNet, UNetConfig
 
@@ -83,3 +85,26 @@ def tiny_unet_model(*, width: int = 2, depth: int = 5, seed: int = 0, **card: An
     architecture = {"width": width, "depth": depth}
     values: dict[str, Any] = {"name": "tiny", "stride": config.stride, "halo": config.halo} | card
     return LoadedModel(net=net.eval(), card=ModelCard(**{"architecture": architecture} | values))
+
+
+def tiny_embedding_model(
+    markers: Sequence[str], *, kind: str = "next_channel", crop: int = 16, seed: int = 0, **card: Any
+) -> EmbeddingModel:
+    """A small embedding network with random weights and batch-norm statistics; keywords go to the card.
+
+    Examples
+    --------
+    >>> tiny_embedding_model(("a", "b"), crop=8).card.crop
+    8
+    """
+    net = build_embedding({"kind": kind, "markers": tuple(markers), "size": 2 * crop, "embedding": 12})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 1.5, generator=generator)
+            elif value.is_floating_point():
+                spread = 1.5 / np.sqrt(max(value[0].numel(), 1)) if value.ndim > 1 else 0.3
+                value.normal_(0, float(spread), generator=generator)
+    values: dict[str, Any] = {"name": "tiny", "size": 2 * crop, "crop": crop} | card
+    return EmbeddingModel(net.eval(), EmbeddingCard(architecture=architecture_of(net), **values))

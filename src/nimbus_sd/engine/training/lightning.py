@@ -205,7 +205,7 @@ def fit_lightning(
         device=torch.device("cpu") if where.type == "cuda" else where,
         precision=resolve_precision(precision, where),
         weights=weights,
-        main=_rank() == 0,
+        main=launched_rank() == 0,
     )
     end = last_step(run.config, stop_at)
     if run.state.step >= end:
@@ -241,6 +241,6 @@ def fit_lightning(
     return run.result()
 
 
-def _rank() -> int:
+def launched_rank() -> int:
     """Rank of this process, as launchers announce it."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0"))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,20 @@ class Report:
         Where the run goes on; rows beyond it come from steps that will be repeated and are removed.
     tensorboard
         Whether to write its files.
+    columns
+        Of the log: the step, another place in the run, and numbers to draw.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int = 0,
+        tensorboard: bool = True,
+        columns: Sequence[str] = COLUMNS,
+    ) -> None:
         self.path = folder / "log.csv"
+        self.columns = tuple(columns)
         rows = [row for row in read_log(self.path) if int(row["step"]) <= step]
         self._write("w", rows)
         self._board: Any = None
@@ -51,10 +61,10 @@ class Report:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add one row; keys of :data:`COLUMNS`, some may be missing."""
+        """Add one row; keys of the columns, some may be missing."""
         self._write("a", [row])
         if self._board is not None:
-            for key in COLUMNS[2:]:
+            for key in self.columns[2:]:
                 if key in row:
                     self._board.add_scalar(key, row[key], row["step"])
             self._board.flush()
@@ -68,7 +78,7 @@ class Report:
 
     def _write(self, mode: str, rows: list[Any]) -> None:
         with self.path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, self.columns, restval="")
             if mode == "w":
                 writer.writeheader()
             for row in rows:

@@ -1,0 +1,1 @@
+"""Embeddings of cell-centred patches: reading, training, embedding."""

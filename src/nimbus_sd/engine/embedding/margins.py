@@ -1,0 +1,160 @@
+"""Blocks of an image on its chunks, and the margins of those read, kept for the blocks that follow."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import pairwise
+from threading import Lock
+
+import numpy as np
+
+from nimbus_sd.arrays import Interval
+from nimbus_sd.engine.source import ImageSource
+
+Rect = tuple[Interval, Interval]
+
+_SIDE = 1024  # px; chunks are joined to blocks of at least this
+_LONGEST = 2048  # px; longer chunks are read in parts
+
+
+def block_edges(chunks: Sequence[int]) -> np.ndarray:
+    """Borders of the blocks along an axis: chunks joined from 1,024 px, those above 2,048 px divided.
+
+    Examples
+    --------
+    >>> block_edges([256] * 9).tolist()
+    [0, 1024, 2304]
+    >>> block_edges([5000]).tolist()
+    [0, 1666, 3333, 5000]
+    """
+    edges = [0]
+    for stop in np.cumsum(chunks).tolist():
+        if stop - edges[-1] > _LONGEST:
+            parts = -(-(stop - edges[-1]) // _LONGEST)
+            edges += [edges[-1] + (stop - edges[-1]) * k // parts for k in range(1, parts + 1)]
+        elif stop - edges[-1] >= _SIDE:
+            edges.append(stop)
+    total = int(np.sum(chunks))
+    if edges[-1] < total:  # what is left joins its neighbour if it is narrow
+        narrow = len(edges) > 1 and total - edges[-1] < _SIDE // 2
+        edges[-1 if narrow else len(edges) :] = [total]
+    return np.array(edges)
+
+
+@dataclass(frozen=True)
+class _Margin:
+    """A strip along one side of a block."""
+
+    rect: Rect
+    planes: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Margins of one block; waited for while a thread reads it."""
+
+    image: ImageSource = field(repr=False)  # kept, so that no other image gets its id
+    margins: Future[tuple[_Margin, ...]]
+
+
+class MarginCache:
+    """Reads blocks whole and keeps their right and bottom margins.
+
+    Patches of a block reach into those above and to the left. Where these were read
+    before, in a pass in chunk order, their chunks are not decoded again. Threads share one.
+
+    Parameters
+    ----------
+    size
+        Px that a block may need of its neighbours: the side of the patches.
+    limit
+        Bytes to keep; the oldest margins go first.
+    """
+
+    def __init__(self, size: int, *, limit: int = 512 << 20) -> None:
+        self._size, self._limit, self._held = size, limit, 0
+        self._entries: OrderedDict[tuple, _Entry] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, image: ImageSource, channels: list[int], block: Rect, rect: Rect) -> np.ndarray:
+        """Return ``(len(channels), y, x)`` pixels of `rect`, the block and what surrounds it."""
+        key = (id(image), tuple(channels), block)
+        entry = _Entry(image, Future())
+        with self._lock:
+            self._drop(key)
+            self._entries[key] = entry
+        try:
+            planes = image.read(channels, *block)
+        except BaseException:
+            entry.margins.set_result(())  # who waits reads by itself, and gets the error itself
+            raise
+        entry.margins.set_result(tuple(self._margins(planes, block)))
+        with self._lock:
+            if self._entries.get(key) is entry:  # it may be the oldest already, and gone
+                self._held += _bytes(entry)
+            while self._held > self._limit and len(self._entries) > 1:
+                self._drop(next(iter(self._entries)))
+        whole = _cut(_Margin(block, planes), rect)
+        if whole is not None:
+            return whole
+        out = np.empty((len(channels), rect[0].size, rect[1].size), planes.dtype)
+        for piece, owner in _pieces(image, rect):
+            into = out[:, *_within(piece, rect)]
+            into[...] = (
+                _cut(_Margin(block, planes), piece)
+                if owner == block
+                else self._piece(image, channels, owner, piece)
+            )
+        return out
+
+    def _piece(self, image: ImageSource, channels: list[int], owner: Rect, piece: Rect) -> np.ndarray:
+        with self._lock:
+            entry = self._entries.get((id(image), tuple(channels), owner))
+        for margin in entry.margins.result() if entry else ():
+            found = _cut(margin, piece)
+            if found is not None:
+                return found
+        return image.read(channels, *piece)
+
+    def _margins(self, planes: np.ndarray, block: Rect) -> Iterator[_Margin]:
+        for axis in (0, 1):
+            side = block[axis]
+            strip = Interval(max(side.stop - self._size, side.start), side.stop)
+            rect = (strip, block[1]) if axis == 0 else (block[0], strip)
+            yield _Margin(rect, planes[:, *_within(rect, block)].copy())
+
+    def _drop(self, key: tuple) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.margins.done():
+            self._held -= _bytes(entry)
+
+
+def _bytes(entry: _Entry) -> int:
+    return sum(m.planes.nbytes for m in entry.margins.result())
+
+
+def _within(piece: Rect, rect: Rect) -> tuple[slice, slice]:
+    y, x = (slice(p.start - r.start, p.stop - r.start) for p, r in zip(piece, rect, strict=True))
+    return y, x
+
+
+def _cut(margin: _Margin, piece: Rect) -> np.ndarray | None:
+    """The piece, if the margin holds all of it."""
+    if any(p.start < r.start or p.stop > r.stop for p, r in zip(piece, margin.rect, strict=True)):
+        return None
+    return margin.planes[:, *_within(piece, margin.rect)]
+
+
+def _pieces(image: ImageSource, rect: Rect) -> Iterator[tuple[Rect, Rect]]:
+    """A rectangle divided among the blocks it touches, each piece with its block."""
+    sides = []
+    for wanted, chunks in zip(rect, image.chunks[1:], strict=True):
+        blocks = [Interval(int(a), int(b)) for a, b in pairwise(block_edges(chunks))]
+        touched = [b for b in blocks if b.start < wanted.stop and b.stop > wanted.start]
+        sides.append([(Interval(max(b.start, wanted.start), min(b.stop, wanted.stop)), b) for b in touched])
+    for y, of_y in sides[0]:
+        for x, of_x in sides[1]:
+            yield (y, x), (of_y, of_x)

@@ -1,0 +1,225 @@
+"""Embed every cell by a trained network, with no segmentation in between."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+from dask.utils import parse_bytes
+from spatialdata import SpatialData
+
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.centers import CenterSet
+from nimbus_sd._sdata.cohort import as_cohort
+from nimbus_sd._sdata.destination import Destination, destinations
+from nimbus_sd._sdata.embedding_run import EmbedRequest, centers_for, embedded, known_scale, warn_of_mpp
+from nimbus_sd._sdata.embedding_table import embedding_table
+from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd.engine.embedding.job import EmbedConfig
+from nimbus_sd.engine.embedding.patches import check_size
+from nimbus_sd.engine.embedding.run import EmbedRunner
+from nimbus_sd.engine.normalization import Normalization
+from nimbus_sd.models.channelwise import ChannelwiseNet
+from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
+from nimbus_sd.tl._predict_table import commit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+QUANTITIES = ("embedding", "activation")
+
+
+def embed(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    *,
+    model: str | Path | EmbeddingModel | ChannelwiseNet,
+    image: str | Mapping[str, str] | None = None,
+    centers: str | Sequence[str] | Mapping[str, str] | None = None,
+    table: str = "embedding",
+    key_added: str = "X_nextchannel",
+    overwrite: bool = False,
+    write: bool | str | Path = False,
+    normalization: Normalization | None = None,
+    mpp: float | None = None,
+    coordinate_system: str | None = None,
+    batch_size: int | None = None,
+    device: str | Sequence[str] = "auto",
+    precision: str = "auto",
+    n_threads: int = 2,
+    memory: int | str | None = None,
+    client: Client | bool | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> None:
+    """Embed every cell from the patch around its centre, and tell what each marker adds.
+
+    No segmentation is needed: of labels only the centroids are used. Images are read lazily,
+    each chunk once (plus margins), and every cell's patch goes through the network by itself:
+    the result does not depend on blocks, batch size, threads, devices or workers.
+
+    Parameters
+    ----------
+    sdata
+        Object with images ``(c, y, x)`` of any real dtype (finite, ≥ 0) and labels, points or
+        shapes that say where cells are. Several, as a list or ``{name: object}``, are one
+        cohort: one normalisation, one table in each.
+    model
+        What ``nb.tl.train_embedding`` returned, its folder, or a bare network, whose scales are then
+        fitted on these images. Its channels are found by name, whatever their order in the
+        image; further channels are ignored.
+    image
+        Name of the image, or ``{element of the centres: image}``; None pairs by overlap in a
+        shared coordinate system.
+    centers
+        Name or names of labels (their centroids), points or shapes (their centroids), or
+        ``{element: image}``; None takes the labels if there are any, else the points, else the
+        shapes.
+    table
+        Name of the table to write.
+    key_added
+        Where the embedding goes in the table's ``obsm``.
+    overwrite
+        Replace a table of that name.
+    write
+        True also persists the table in the object's zarr store, atomically. A folder or URL gets
+        a small SpatialData store with it for every object, see :func:`nimbus_sd.tl.predict`.
+    normalization
+        From :func:`nimbus_sd.pp.normalization`; None takes the scales of the model's training,
+        which is what its features were learnt on.
+    mpp
+        µm per px of the image; None looks for it in the object. It is only compared with that of
+        the model's training.
+    coordinate_system
+        Where elements are compared and positions are given; None takes one they share.
+    batch_size
+        Patches per forward pass; None finds it from memory.
+    device
+        ``"auto"`` (all GPUs, else the CPU), ``"cpu"``, ``"cuda:0"``, ``"mps"``, or several.
+    precision
+        ``"float32"``, which ``"auto"`` is too, or ``"bfloat16"``: faster on some devices, but it
+        moves embeddings, faint markers most; by how much is in the record of the run.
+    n_threads
+        Reader threads per device.
+    memory
+        What the network's activations may take: bytes, or ``"4 GiB"``. None takes a third of
+        what is free.
+    client
+        :class:`dask.distributed.Client` whose workers embed; None takes the active one, if there
+        is one; False computes in this process all the same.
+    resume
+        Go on where an interrupted run with the same inputs, weights and settings stopped, see
+        :func:`nimbus_sd.tl.predict`.
+    progress
+        Show progress bars with rate and remaining time.
+
+    Returns
+    -------
+    None; writes ``sdata[table]`` (of each object), a table that annotates the centres, with
+
+    - ``X`` float32 ``(n_cells, n_markers)``: activation of each marker, ≥ 0. It is the mean over
+      the marker's features in the interpretability stage of their absolute values. These tell
+      how far the features lie from those of an empty channel, on about a square-root scale
+      (see the network's ``activations``): 0 for a marker without signal, and no marker changes
+      another's;
+    - ``obsm[key_added]`` float32 ``(n_cells, n)``: the embedding;
+    - ``obs``: ``region``, ``instance_id`` (int64; label id or index), ``border`` (whether the
+      patch reaches beyond the image and was filled by reflection), ``area_px`` for labels;
+    - ``obsm["spatial"]``: centres (x, y) in the coordinate system;
+    - ``var["scale"]``: intensity that maps to 1, image units;
+    - ``uns["nimbus_embedding"]``: what is needed to repeat the run.
+
+    Rows are in the order of label ids, or of the points or shapes.
+
+    Raises
+    ------
+    InputError
+        If an image lacks markers of the model, elements can't be paired, a patch is larger than
+        the image, a centre lies outside it, pixels are negative or not finite, there is no cell,
+        the table exists, or another run works on the store. Nothing is written then.
+    ElementNotFoundError
+        If an element does not exist.
+    WeightsError
+        If the model can't be used.
+    DataError
+        If a chunk of an image can't be read; finished blocks are kept.
+    ClusterError
+        If the cluster has no workers, or they die of a block; finished blocks are kept.
+
+    References
+    ----------
+    Gutwein et al., "Interpretable embeddings for segmentation-free single-cell analysis in
+    multiplex imaging".
+
+    Examples
+    --------
+    >>> import nimbus_sd as nb
+    >>> from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
+    >>> sdata = nb.datasets.simulated_tissue(n_fovs=1, shape=(128, 128), channels=["CD3", "CD20"])
+    >>> net = NeXtChannel(NeXtChannelConfig(markers=("CD3", "CD20")))
+    >>> nb.tl.embed(sdata, model=net, progress=False)
+    >>> sdata["embedding"].obsm["X_nextchannel"].shape[1], list(sdata["embedding"].var_names)
+    (256, ['CD3', 'CD20'])
+    """
+    config = EmbedConfig(
+        batch_size=batch_size,
+        n_threads=n_threads,
+        device=device if isinstance(device, str) else tuple(device),
+        precision=precision,
+        memory=None if memory is None else parse_bytes(memory),
+    )
+    _check_key(key_added)
+    objects = as_cohort(sdata)
+    targets = destinations(objects, write)
+    for target in targets.values():
+        target.check(table, None, overwrite=overwrite)
+    loaded = load_embedding(model)
+    known_scale(loaded, normalization)
+    found = centers_for(
+        loaded, objects, image=image, centers=centers, coordinate_system=coordinate_system, mpp=mpp
+    )
+    for sample in found.samples:
+        check_size(sample.patches, loaded.card.crop)
+    _warn_of_empty(found)
+    warn_of_mpp(loaded, found)
+    runner = EmbedRunner.make(loaded, config, active_client(client))
+    homes = homes_for([t.store for t in targets.values()], [s.image for s in found.samples])
+    request = EmbedRequest(found, runner, normalization, QUANTITIES, progress)
+    with embedded(request, homes, resume=resume) as outcome:
+        made = {
+            name: embedding_table(found, which, outcome, runner, key=key_added)
+            for name, which in _objects(found).items()
+            if any(map(len, found.samples[which]))
+        }
+        for name, each in made.items():
+            _keep(targets[name], table, each)
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, str) or not key or key == "spatial" or "/" in key:
+        msg = f"key_added={key!r} can't name the embedding; valid: a name such as 'X_nextchannel'"
+        raise InputError(msg)
+
+
+def _objects(centers: CenterSet) -> dict[str, slice]:
+    """Which samples come from each object of a cohort."""
+    names = [s.of for s in centers.samples]
+    return {name: slice(names.index(name), names.index(name) + names.count(name)) for name in names}
+
+
+def _warn_of_empty(centers: CenterSet) -> None:
+    empty = [f"{s.kind} {s.patches.region!r}" for s in centers.samples if not len(s)]
+    if empty:
+        warnings.warn(f"no cell in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3)
+
+
+def _keep(target: Destination, name: str, table: AnnData) -> None:
+    """Put a table into the object, and into the store it is for."""
+    if target.place is not None:
+        with warnings.catch_warnings():
+            # the centres are in the other store
+            warnings.filterwarnings("ignore", message=".*annotat", category=UserWarning)
+            commit(target.opened(), name, None, table, {}, {}, write=True)
+    commit(target.sdata, name, None, table, {}, {}, write=target.own)
