@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import nimbus_sd as nb
 
-STRENGTHS = (0.001, 0.01, 0.1)  # of scikit-learn: 1 / regularisation
+STRENGTHS = (0.003, 0.03, 0.3)  # of scikit-learn: 1 / regularisation
 
 
 def levelled(values: np.ndarray) -> np.ndarray:
@@ -34,22 +34,23 @@ def linear_probe(
     ----------
     forms
         Each a list of blocks ``(n, k)`` with the weight that their z-scores get. Form and
-        regularisation are chosen on a fifth of the other fields.
+        regularisation are chosen by cross-validation over the other fields (three parts).
     types, field
         ``(n,)`` names; ``""`` is unknown and left out.
     held_out
         ``(n,)`` bool.
     """
-    known, training = types != "", (types != "") & ~held_out
-    choosing = training & np.isin(field, sorted(set(field[~held_out]))[2::5])
-    rest = training & ~choosing
-    tried = [
-        (_fitted(form, types, rest, choosing, strength), i, strength)
-        for i, form in enumerate(forms)
-        for strength in STRENGTHS
-    ]
+    training, measured = (types != "") & ~held_out, (types != "") & held_out
+    part = np.unique(field, return_inverse=True)[1] % 3
+    tried = []
+    for i, form in enumerate(forms):
+        for c in STRENGTHS:
+            folds = [
+                _fitted(form, types, training & (part != k), training & (part == k), c) for k in range(3)
+            ]
+            tried.append((float(np.mean(folds)), i, c))
     _, best, strength = max(tried)
-    return _fitted(forms[best], types, training, known & held_out, strength)
+    return _fitted(forms[best], types, training, measured, strength)
 
 
 def _fitted(
@@ -65,27 +66,44 @@ def _fitted(
     return float(balanced_accuracy_score(types[rows], model.predict(test)))
 
 
-def rediscovered(
-    values: np.ndarray, types: np.ndarray, *, seed: int, resolution: float = 1.0
-) -> pd.DataFrame:
-    """Cluster as the paper does, name clusters by majority; what :func:`nb.tl.rediscovery` returns.
-
-    Parameters
-    ----------
-    values
-        ``(n, k)``; a row of NaN is a cell that was not found: it counts as unknown.
-    types
-        ``(n,)`` names; ``""`` is unknown and left out of the rates.
-    """
+def clustered(values: np.ndarray, *, seed: int, resolution: float = 1.0) -> np.ndarray:
+    """Clusters as the paper makes them, ``(n,)`` names; ``"-1"`` for rows with NaN (cells not found)."""
     found = np.isfinite(values).all(axis=1)
     cells = ad.AnnData(np.asarray(values[found], np.float32))
     nb.tl.phenograph(cells, use_rep=None, resolution=resolution, seed=seed)
     clusters = np.full(len(values), "-1", dtype=object)
     clusters[found] = cells.obs["phenograph"].astype(str).to_numpy()
-    obs = pd.DataFrame({"type": pd.Series(types).replace("", np.nan), "phenograph": clusters})
+    return clusters
+
+
+def rediscovered(
+    clusters: np.ndarray,
+    types: np.ndarray,
+    *,
+    naming: np.ndarray | None = None,
+    measured: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Rates of :func:`nb.tl.rediscovery`.
+
+    Parameters
+    ----------
+    clusters, types
+        ``(n,)`` names; type ``""`` is unknown and left out.
+    naming, measured
+        ``(n,)`` bool: cells whose types name the clusters (majority), cells that are counted; None
+        takes all.
+    """
+    obs = pd.DataFrame({"type": pd.Series(types).replace("", np.nan), "cluster": clusters})
     obs.index = obs.index.astype(str)
-    whole = ad.AnnData(obs=obs.astype("category"))
-    return nb.tl.rediscovery(whole, "type", "phenograph")
+    mapping = None
+    if naming is not None:
+        mapping = (
+            pd.crosstab(obs.cluster[naming], obs.type[naming]).idxmax(axis=1).drop("-1", errors="ignore")
+        )
+    kept = obs if measured is None else obs[measured]
+    if mapping is not None:
+        mapping = {c: mapping.get(c, "unknown") for c in kept.cluster.unique() if c != "-1"}
+    return nb.tl.rediscovery(ad.AnnData(obs=kept.astype("category")), "type", "cluster", mapping=mapping)
 
 
 def own_rates(frame: pd.DataFrame) -> pd.Series:
