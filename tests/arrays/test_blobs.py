@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter, gaussian_laplace
 
-from nimbus_sd.arrays.blobs import blob_response, local_peaks, peak_offsets, reach
+from nimbus_sd.arrays.blobs import (
+    blob_response,
+    local_peaks,
+    noise_reach,
+    peak_offsets,
+    reach,
+    response_noise,
+)
 
 
 def slow_peaks(response, min_distance, threshold):
@@ -46,6 +53,30 @@ def test_flat_and_rising_ground_answer_nothing():
     for ground in (np.full((50, 50), 1000, np.float32), 3 * y + 2 * x + 7):
         response = blob_response(ground, sigma=3)[inner, inner]
         np.testing.assert_allclose(response, 0, atol=1e-5 * ground.max())
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.5, 5.0])
+def test_noise_of_the_response_is_its_spread_where_there_is_nothing_else(rng, sigma):
+    plane = rng.normal(0.5, np.where(np.arange(600) < 300, 0.01, 0.1), (300, 600))
+    for part in (slice(30, 270), slice(330, 570)):  # each half has its own
+        spread = blob_response(plane, sigma=sigma)[:, part].std()
+        np.testing.assert_allclose(response_noise(plane, sigma=sigma)[:, part].mean(), spread, rtol=0.1)
+    y, x = np.mgrid[:300, :600]
+    smooth = 0.5 + 0.4 * np.sin(y / 9) * np.sin(x / 9)
+    np.testing.assert_allclose(
+        response_noise(plane * 0.5 + smooth, sigma=sigma)[:, 330:570].mean(),
+        0.5 * response_noise(plane, sigma=sigma)[:, 330:570].mean(),
+        rtol=0.01,
+    )
+
+
+@pytest.mark.parametrize("sigma", [2.2, 5.0])
+def test_noise_depends_on_what_is_within_its_reach(rng, sigma):
+    plane = rng.random((90, 90)).astype(np.float32)
+    before = response_noise(plane, sigma=sigma)
+    plane[45, 45] += 50
+    changed = np.argwhere(response_noise(plane, sigma=sigma) != before) - 45
+    assert np.abs(changed).max() == noise_reach(sigma)
 
 
 def test_a_pixel_depends_on_what_is_within_reach(rng):

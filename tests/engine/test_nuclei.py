@@ -1,5 +1,6 @@
 """Blobs and noise of a whole image: the same whatever the blocks and chunks, each chunk counted once."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_blocks_do_not_show(rows, columns, method, kind, min_distance):
     parts = find_blobs(image, [0, 1], scale, config=config, edges=(rows, columns), n_threads=2)
     np.testing.assert_array_equal(parts.centers, whole.centers)
     np.testing.assert_array_equal(parts.response, whole.response)
+    np.testing.assert_array_equal(parts.snr, whole.snr)
     assert len(whole.centers) > 5
 
 
@@ -128,6 +130,31 @@ def test_noise_is_the_same_whatever_the_chunks(data):
     boxes = image.array[:, :32].reshape(2, 8, 4, 10, 4).sum((2, 4))
     level = np.quantile(boxes[1][boxes[1] > 0], 0.25, method="inverted_cdf")
     assert found["H3"] == max(np.ceil(np.ceil(level + 3 * np.sqrt(level)) * 13 / 16), 3)
+
+
+class Tall(ArrayImage):
+    """Ones without end, in rows of chunks."""
+
+    @property
+    def shape(self):
+        return 60_000, 512
+
+    @property
+    def chunks(self):
+        return (1,), (500,) * 120, (512,)
+
+    def read(self, channels, y, x):
+        return np.ones((len(channels), y.size, x.size), np.uint8)
+
+
+def test_boxes_of_a_whole_slide_are_never_held():
+    image = Tall("slide", np.ones((1, 1, 1), np.uint8), ("DAPI",))
+    tracemalloc.start()
+    found = noise_bounds([image], ["DAPI"], area=9, n_threads=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {"DAPI": 9 + 3 * 3}
+    assert peak < 10 << 20  # all boxes would be 27 MB
 
 
 def test_fractions_are_no_counts():

@@ -184,6 +184,23 @@ def test_a_model_in_memory_reaches_the_workers(samples, model, serial, cluster, 
     same(compute(samples, loose, tmp_path / "j", client=cluster), serial)
 
 
+@pytest.mark.parametrize("file", ["other weights", "gone"])
+def test_workers_get_the_weights_of_this_process(file, samples, model, serial, cluster, tmp_path):
+    loading.save(model.net, tmp_path / "m", model.card, half=False)
+    mine = loading.load(tmp_path / "m")
+    other = tiny_unet_model(seed=1)
+    loading.save(other.net, tmp_path / "m", other.card, half=False)
+    if file == "gone":
+        mine.path.unlink()
+    same(compute(samples, mine, tmp_path / "j", client=cluster), serial)
+
+
+def test_a_file_that_holds_the_model_is_not_copied(model):
+    runner = Runner.make(model, PredictConfig(device="cpu", precision="float32"), None)
+    with runner._model_file() as path:
+        assert path == model.path
+
+
 def test_an_error_on_a_worker_comes_through(samples, model, cluster, tmp_path):
     pixels = samples[0].image.array.astype(np.float32)
     pixels[1, 100, 100] = np.nan

@@ -1,6 +1,7 @@
 """Embedding networks: every feature belongs to one marker until the last layer."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import InputError, WeightsError
@@ -147,12 +149,39 @@ def test_save_and_load(tmp_path, kind):
     assert nb.models.load_embedding(found) is found
 
 
+def test_a_save_that_fails_leaves_the_old_model(tmp_path):
+    old, new = (nb.models.load_embedding(build_embedding({"markers": MARKERS})) for _ in range(2))
+    saved = nb.models.save_embedding(old, tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # as on a full disk
+    try:
+        with pytest.raises((OSError, SafetensorError)):
+            nb.models.save_embedding(new, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    broken = replace(new, card=replace(new.card, training={"a set": {1}}))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        nb.models.save_embedding(broken, tmp_path)
+    found = nb.models.load_embedding(tmp_path)
+    assert found.card == saved.card
+    torch.testing.assert_close(found.net.state_dict(), old.net.state_dict(), rtol=0, atol=0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["embedding.json", "weights.safetensors"]
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_bare_network_is_taken():
     net = NeXtChannel(NeXtChannelConfig(markers=MARKERS, size=24))
     found = nb.models.load_embedding(net)
     assert net.training
     assert not found.net.training
     assert (found.card.size, found.card.crop, dict(found.card.scale)) == (24, 24, {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_on_a_gpu_is_copied_to_the_cpu():
+    net = NeXtChannel(NeXtChannelConfig(markers=MARKERS)).cuda()
+    assert {p.device.type for p in nb.models.load_embedding(net).net.parameters()} == {"cpu"}
+    assert {p.device.type for p in net.parameters()} == {"cuda"}
 
 
 def test_damaged_models_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from scipy.stats import spearmanr
 from spatialdata.models import PointsModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity
+from spatialdata.transformations import Identity, Translation, set_transformation
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
@@ -286,6 +286,26 @@ class TestGallery:
         assert {c[1:] for c in field.image_reads} <= {(a, b) for a in range(3) for b in range(4)}
         assert {c[0] for c in field.image_reads} == {2}
         assert not field.label_reads
+
+    @pytest.mark.parametrize("kind", ["points", "shapes", "labels"])
+    def test_positions_are_in_the_system_that_the_table_records(self, field, kind):
+        name = "fov_labels" if kind == "labels" else "nuclei"
+        table = without_labels(field, "points" if kind == "labels" else kind)
+        if kind == "labels":
+            at, table = table.obsm["spatial"], field.sdata["nimbus"]
+            table.obsm["spatial"] = at
+            table.obs["kind"] = pd.Categorical(["one"] * table.n_obs)
+        arguments = {"groupby": "kind", "table": "nimbus" if kind == "labels" else "embedding", "n": 3}
+        wanted = nb.pl.cell_gallery(field.sdata, ["CD8"], **arguments, show=False).images[0].get_array()
+        moved = Translation([40.0, -25.0], axes=("x", "y"))
+        for element in ("fov_image", name):
+            set_transformation(field.sdata[element], moved, "aligned")
+        table.obsm["spatial"] = table.obsm["spatial"] + [40.0, -25.0]
+        record = {"coordinate_systems": {name: "aligned"}}
+        key = "nimbus" if kind == "labels" else "nimbus_embedding"
+        table.uns[key] = table.uns.get(key, {}) | record
+        found = nb.pl.cell_gallery(field.sdata, ["CD8"], **arguments, show=False).images[0].get_array()
+        np.testing.assert_array_equal(found, wanted)
 
     def test_representative_of_labels_and_by_scores(self, field):
         table = without_labels(field, "points")

@@ -1,8 +1,12 @@
 """Patches of SpatialData objects: equal to naive slicing of the image around the right places, and lazy."""
 
 import pickle
+import shutil
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import dask.array as da
 import dask.dataframe as dd
 import geopandas as gpd
 import numpy as np
@@ -109,6 +113,12 @@ def test_points_and_circles(make, index):
     check(
         nb.pp.cell_patches(sdata, size=16, **RAW), image, "nuclei", range(20) if index is None else index, xy
     )
+
+
+def test_patches_as_large_as_the_image():
+    image, xy = random_image((3, *SHAPE)), places(20)
+    sdata = SpatialData.init_from_elements({"image": image_element(image), "p": points_element(xy)})
+    check(nb.pp.cell_patches(sdata, size=min(SHAPE), **RAW), image, "p", range(20), xy)
 
 
 def test_polygons():
@@ -358,6 +368,49 @@ def test_a_cache_that_failed_leaves_nothing_and_one_in_memory_is_refused(tmp_pat
     assert not (tmp_path / "patches.zarr").exists()
 
 
+def test_several_writers_of_one_cache_all_get_it_whole(tmp_path, factory):
+    factory(2).write(tmp_path / "a.zarr")
+    n, place = 4, tmp_path / "caches"
+    start = threading.Barrier(n)
+
+    def write(i):
+        objects = sd.read_zarr(tmp_path / "a.zarr")
+        start.wait()
+        return nb.pp.cell_patches(objects, size=8, cache=place / "patches.zarr", **RAW)
+
+    with ThreadPoolExecutor(n) as pool:
+        results = list(pool.map(write, range(n)))
+    plain = nb.pp.cell_patches(sd.read_zarr(tmp_path / "a.zarr"), size=8, **RAW)
+    expected = {(i["region"], i["instance_id"]): i["patch"] for i in plain}
+    for patches in results:
+        found = {(i["region"], i["instance_id"]): i["patch"] for i in patches}
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[k], v) for k, v in expected.items())
+    assert [p.name for p in place.iterdir()] == ["patches.zarr"]
+
+
+@pytest.mark.parametrize("lost", ["patches", "row", "patches/c/0", "sample/c/0"])
+def test_a_cache_with_a_part_missing_is_refused(tmp_path, factory, lost):
+    factory(1).write(tmp_path / "a.zarr")
+    sdata, cache = sd.read_zarr(tmp_path / "a.zarr"), tmp_path / "patches.zarr"
+    nb.pp.cell_patches(sdata, size=8, cache=cache, **RAW)
+    victim = cache / lost
+    shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+    with pytest.raises(InputError, match=rf"is incomplete: .*'{lost.split('/')[0]}'.*remove it"):
+        nb.pp.cell_patches(sdata, size=8, cache=cache, **RAW)
+
+
+def test_a_cache_of_empty_pixels_is_whole(tmp_path, factory):
+    sdata = factory(1)
+    sdata["fov0_image"].data = da.zeros_like(sdata["fov0_image"].data)
+    sdata.write(tmp_path / "a.zarr")
+    for _ in range(2):
+        found = nb.pp.cell_patches(
+            sd.read_zarr(tmp_path / "a.zarr"), size=8, cache=tmp_path / "patches.zarr", **RAW
+        )
+        assert not any(i["patch"].any() for i in found)
+
+
 class TestBadInput:
     image = image_element(random_image((3, *SHAPE)))
 
@@ -397,9 +450,9 @@ class TestBadInput:
         self.fails({"p": points_element(xy)}, "1 of 9 centres of 'p' lie outside image 'image'.*id 4")
 
     def test_patches_larger_than_the_image(self):
-        self.fails(
-            {"p": points_element(places(9))}, "44 px, too small for patches of 88 px.*size=87", size=88
-        )
+        for size in (45, 88):
+            said = f"'image' is 60 x 44 px, too small for patches of {size} px; they can have at most 44"
+            self.fails({"p": points_element(places(9))}, said, size=size)
 
     def test_broken_positions(self):
         xy = places(9)

@@ -1,5 +1,7 @@
 """``nb.pp.detect_nuclei`` on objects: places, names, what is read, what is refused."""
 
+import warnings
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -170,6 +172,89 @@ def test_a_field_without_nuclei_is_told_and_stays_empty(tmp_path):
     assert len(sdata["fov1_image_nuclei"]) == 0
     sdata.write(tmp_path / "a.zarr")
     assert len(sd.read_zarr(tmp_path / "a.zarr")["fov1_image_nuclei"]) == 0
+
+
+def noisy(shape, n, *, background, seed=0):
+    """A field of `n` nuclei, 14 px or more apart, on a background, with Poisson noise; and their centres."""
+    rng = np.random.default_rng(seed)
+    light, centers = np.full(shape, float(background)), np.empty((0, 2))
+    y, x = np.mgrid[-16:17, -16:17]
+    while len(centers) < n:
+        center = rng.uniform(18, np.array(shape) - 18)
+        if (np.hypot(*(centers - center).T) < 14).any():
+            continue
+        centers = np.vstack([centers, center])
+        a, b = np.round(center).astype(int)
+        distance = (y + a - center[0]) ** 2 + (x + b - center[1]) ** 2
+        light[a - 16 : a + 17, b - 16 : b + 17] += rng.uniform(30, 90) * np.exp(-distance / 32)
+    return rng.poisson(light).astype("uint16"), centers
+
+
+def object_of(*planes):
+    """Images ``fov0``, … with one channel each."""
+    images = {
+        f"fov{i}": Image2DModel.parse(plane[None], dims=("c", "y", "x"), c_coords=["DAPI"])
+        for i, plane in enumerate(planes)
+    }
+    return sd.SpatialData.init_from_elements(images)
+
+
+@pytest.mark.parametrize("method", ["log", "local_maxima"])
+@pytest.mark.parametrize("background", [0.05, 1, 20])
+@pytest.mark.parametrize("n", [5, 30])
+def test_few_nuclei_among_thousands_of_noise_peaks(method, background, n):
+    plane, truth = noisy((512, 512), n, background=background)
+    sdata = object_of(plane)
+    find(sdata, mpp=0.5, method=method)
+    found = places(sdata)
+    assert n <= len(found) <= n + 2
+    assert cKDTree(found).query(truth)[0].max() < 1.5
+    find(sdata, mpp=0.5, threshold=0.0, name="all_peaks")
+    assert len(sdata["all_peaks"]) > 500
+
+
+@pytest.mark.filterwarnings("ignore:image 'fov.* no nuclei found")
+@pytest.mark.parametrize("background", [0.05, 3, 200])
+def test_an_empty_field_gets_next_to_no_nuclei_and_does_not_spoil_a_full_one(background):
+    full, truth = noisy((512, 512), 110, background=3)
+    empty = [noisy((512, 512), 0, background=background, seed=i)[0] for i in (1, 2)]
+    sdata = object_of(full, *empty)
+    find(sdata, mpp=0.5)
+    found = places(sdata, "fov0_nuclei")
+    assert len(found) == len(truth)
+    assert cKDTree(found).query(truth)[0].max() < 1.5
+    assert all(len(sdata[f"fov{i}_nuclei"]) <= 1 for i in (1, 2))
+    find(sdata, image="fov1", mpp=0.5, name="alone")
+    assert len(sdata["alone"]) <= 1
+
+
+def test_noise_that_was_smoothed_is_no_nucleus_beside_nuclei():
+    plane, truth = noisy((512, 512), 20, background=20)
+    sdata = object_of(ndimage.gaussian_filter(plane.astype("float32"), 1.0))
+    find(sdata, mpp=0.5)
+    assert len(sdata["nuclei"]) == len(truth)
+
+
+def test_a_black_margin_does_not_hide_the_noise():
+    plane, truth = noisy((512, 512), 8, background=20)
+    wide = np.pad(plane, [(0, 0), (0, 1500)])
+    sdata = object_of(wide)
+    find(sdata, mpp=0.5)
+    found = places(sdata)
+    inner = found[found[:, 1] < 480]  # where light ends at once is an edge, not noise
+    assert len(truth) <= len(inner) <= len(truth) + 1
+
+
+def test_a_warning_that_is_an_error_leaves_every_old_element(unchanged):
+    sdata = object_of(noisy((128, 128), 6, background=1)[0], np.zeros((128, 128), "uint16"))
+    with pytest.warns(NimbusWarning):
+        find(sdata, mpp=0.5, threshold=0.01)
+    with (
+        unchanged(sdata),
+        warnings.catch_warnings(action="error", category=NimbusWarning),
+        pytest.raises(NimbusWarning, match="'fov1': no nuclei found"),
+    ):
+        find(sdata, mpp=0.5, overwrite=True)
 
 
 def test_a_tiny_image():

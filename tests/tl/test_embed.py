@@ -240,14 +240,13 @@ def test_a_cohort_shares_its_scales(factory, tiny, embed, tmp_path):
         assert stored.n_obs == len(centers_of(each)[0])
 
 
-def test_an_interrupted_run_goes_on(factory, embed, tmp_path, monkeypatch):
-    factory(3).write(tmp_path / "a.zarr")
-    expected = embed(sd.read_zarr(tmp_path / "a.zarr"))
+@pytest.fixture
+def interrupted(embed, monkeypatch):
+    """Run ``nb.tl.embed`` on a store until two blocks are done."""
+    from nimbus_sd.engine.embedding.embedder import Embedder
 
     class Stop(BaseException):
         pass
-
-    from nimbus_sd.engine.embedding.embedder import Embedder
 
     score = Embedder.score
 
@@ -257,12 +256,24 @@ def test_an_interrupted_run_goes_on(factory, embed, tmp_path, monkeypatch):
                 raise Stop
             yield scored
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "score", stopping)
-        with pytest.raises(Stop):
-            embed(sd.read_zarr(tmp_path / "a.zarr"))
-    assert list(tmp_path.glob(".a.zarr.nimbus-runs/*/blocks"))
-    asked = []
+    def run(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(Embedder, "score", stopping)
+            with pytest.raises(Stop):
+                embed(sd.read_zarr(path))
+        (journal,) = path.parent.glob(f".{path.name}.nimbus-runs/*/blocks")
+        return journal
+
+    return run
+
+
+def test_an_interrupted_run_goes_on(factory, embed, interrupted, tmp_path, monkeypatch):
+    from nimbus_sd.engine.embedding.embedder import Embedder
+
+    factory(3).write(tmp_path / "a.zarr")
+    expected = embed(sd.read_zarr(tmp_path / "a.zarr"))
+    interrupted(tmp_path / "a.zarr")
+    asked, score = [], Embedder.score
 
     def counting(self, job, blocks):
         return score(self, job, (asked.append(b) or b for b in blocks))
@@ -272,6 +283,20 @@ def test_an_interrupted_run_goes_on(factory, embed, tmp_path, monkeypatch):
     assert len(asked) == 1
     np.testing.assert_array_equal(found.X, expected.X)
     assert not list(tmp_path.glob(".a.zarr.nimbus-runs"))
+
+
+def test_channels_that_are_named_anew_start_a_new_run(factory, embed, interrupted, tmp_path):
+    path = tmp_path / "a.zarr"
+    factory(3).write(path)
+    journal = interrupted(path)
+    before = journal.read_bytes()
+    sdata = sd.read_zarr(path)
+    for i in range(3):
+        sdata.set_channel_names(f"fov{i}_image", ["CD8", "CD3", "CD20"], write=True)
+    found = embed(sd.read_zarr(path))
+    expected = embed(sd.read_zarr(path), resume=False)
+    np.testing.assert_array_equal(found.X, expected.X)
+    assert journal.read_bytes() == before
 
 
 def test_another_pixel_size_is_warned_of(sdata, tiny, embed):

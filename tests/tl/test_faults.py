@@ -21,6 +21,7 @@ from nimbus_sd.testing import tiny_unet_model
 pytestmark = pytest.mark.filterwarnings("ignore:saturated channels")
 
 HERE = Path(__file__).parent
+MARKERS = ["CD3", "CD20", "PanCK"]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def store(tmp_path):
-    sdata = nb.datasets.simulated_tissue(
-        n_fovs=2, shape=(160, 128), mpp=1.0, channels=["CD3", "CD20", "PanCK"]
-    )
+    sdata = nb.datasets.simulated_tissue(n_fovs=2, shape=(160, 128), mpp=1.0, channels=MARKERS)
     del sdata["truth"]
     sdata.write(tmp_path / "tissue.zarr")
     return tmp_path / "tissue.zarr"
@@ -117,7 +116,9 @@ def test_two_runs_on_one_store(store, model):
     predict(store, model)
 
 
-def test_interrupted_and_resumed_without_a_second_fit(store, model, monkeypatch):
+@pytest.fixture
+def interrupted(store, model, monkeypatch):
+    """Predict on the store until nine blocks are done; returns the journal."""
     from nimbus_sd.engine import run
 
     class Stop(BaseException):
@@ -137,20 +138,37 @@ def test_interrupted_and_resumed_without_a_second_fit(store, model, monkeypatch)
         journal.add = stopping(journal, journal.add)
         return made(runner, job, journal, **options)
 
-    monkeypatch.setattr("nimbus_sd._sdata.run.run_job", cut_short)
-    with pytest.raises(Stop):
-        predict(store, model)
-    monkeypatch.undo()
-    assert list(runs_of(store).glob("*/blocks"))
+    with monkeypatch.context() as patch:
+        patch.setattr("nimbus_sd._sdata.run.run_job", cut_short)
+        with pytest.raises(Stop):
+            predict(store, model, channels=MARKERS)
+    (journal,) = runs_of(store).glob("*/blocks")
+    return journal
 
+
+def test_channels_that_are_named_anew_start_a_new_run(store, model, interrupted):
+    before = interrupted.read_bytes()
+    sdata = sd.read_zarr(store)
+    for name in sdata.images:
+        sdata.set_channel_names(name, sdata[name].c.values[::-1].tolist(), write=True)
+    found = predict(store, model, channels=MARKERS).copy()
+    expected = predict(store, model, channels=MARKERS, resume=False)
+    assert found.var_names.tolist() == expected.var_names.tolist()
+    np.testing.assert_allclose(found.X, expected.X, atol=1e-6)
+    assert interrupted.read_bytes() == before
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_interrupted_and_resumed_without_a_second_fit(store, model, monkeypatch):
     def no_fit(*args, **options):
         pytest.fail("the scales are in the journal")
 
     with monkeypatch.context() as patch:
         patch.setattr("nimbus_sd._sdata.run.fit_over", no_fit)
-        resumed = predict(store, model).copy()
+        resumed = predict(store, model, channels=MARKERS).copy()
     assert not runs_of(store).exists()
-    np.testing.assert_allclose(resumed.X, predict(store, model, resume=False).X, atol=1e-6)
+    whole = predict(store, model, channels=MARKERS, resume=False)
+    np.testing.assert_allclose(resumed.X, whole.X, atol=1e-6)
 
 
 def test_changed_pixels_start_a_new_run(store, model, monkeypatch, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import anndata as ad
+import igraph
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,9 @@ from scipy import sparse
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd.arrays.neighbour_graph import jaccard_graph
 from nimbus_sd.tl import _neighbour_graph
-from nimbus_sd.tl._neighbour_graph import GraphSettings, completed, nearest
+from nimbus_sd.tl._neighbour_graph import GraphSettings, communities, completed, nearest
 
 SIZES = (200, 120, 90, 20)
 
@@ -115,6 +117,25 @@ class TestPhenograph:
         holed[7, 2:] = holed[300, 0] = -1
         np.testing.assert_array_equal(completed(holed, values), whole)
         assert completed(whole, values) is whole
+
+    @pytest.mark.parametrize("method", ["leiden", "louvain"])
+    def test_communities_are_those_of_a_list_of_edges(self, adata, method):
+        graph = jaccard_graph(slow_nearest(adata.obsm["X_nextchannel"], 8))
+        labels, modularity = communities(graph, GraphSettings(8, method, 1.0, "euclidean", 1, 3))
+        edges = [(i, j) for i, j in zip(*graph.nonzero(), strict=True) if i < j]
+        weights = [float(graph[i, j]) for i, j in edges]
+        net = igraph.Graph(n=adata.n_obs, edges=edges)
+        igraph.set_random_number_generator(random.Random(3))  # noqa: S311
+        found = (
+            net.community_leiden(objective_function="modularity", weights=weights, n_iterations=10)
+            if method == "leiden"
+            else net.community_multilevel(weights=weights)
+        )
+        igraph.set_random_number_generator(random)
+        assert labels.tolist() == found.membership
+        assert modularity == pytest.approx(net.modularity(found.membership, weights=weights))
+        nothing = communities(sparse.csr_matrix((5, 5)), GraphSettings(8, method, 1.0, "euclidean", 1, 3))
+        assert (nothing[0].tolist(), nothing[1]) == ([0, 1, 2, 3, 4], 0.0)
 
     def test_nothing_large_enough_is_said(self, adata):
         with pytest.warns(NimbusWarning, match="min_cells=1000"):
@@ -256,6 +277,20 @@ class TestRediscovery:
         lost = [t for t in frame.index if not frame[t].any()]
         assert len(lost) == 2
         assert frame.attrs["balanced"] == pytest.approx(2 / 4)
+
+    def test_small_parts_of_a_split_cluster_are_none(self):
+        adata = labelled()
+        clusters = adata.obs["phenograph"].astype(str).to_numpy(dtype=object)
+        clusters[clusters == "0"] = np.resize(["0,-1", "0,1", "0,1,-1"], (clusters == "0").sum())
+        adata.obs["phenograph"] = pd.Categorical(clusters)
+        frame = nb.tl.rediscovery(adata, "type")
+        wanted, assigned = slow_rediscovery(adata.obs, ignore=("-1", "0,-1", "0,1,-1"))
+        pd.testing.assert_frame_equal(frame, wanted[frame.columns], check_names=False)
+        assert adata.obs["phenograph_phenotype"].tolist() == assigned.tolist()
+        nb.tl.rediscovery(adata, "type", ignore=())
+        assert not (adata.obs["phenograph_phenotype"][clusters == "0,-1"] == "unknown").any()
+        nb.tl.rediscovery(adata, "type", mapping={"T": ["0,-1"]})
+        assert set(adata.obs["phenograph_phenotype"][clusters == "0,-1"]) == {"T"}
 
     def test_given_mapping(self, tmp_path):
         adata = labelled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import pairwise, product
 from typing import Any
 
 import dask.array as da
@@ -17,6 +17,7 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.zarr_source import grid_of
 from nimbus_sd.arrays import Interval, Partials, merge_partials
+from nimbus_sd.arrays.tiling import join_chunks
 from nimbus_sd.engine.readahead import read_ahead
 from nimbus_sd.engine.source import index_labels
 
@@ -160,14 +161,5 @@ def _rectangles(labels: el.ElementLabels) -> list[tuple[Interval, Interval]]:
         sizes = grid_of(array)
     else:
         sizes = array.chunks if isinstance(array, da.Array) else tuple((n,) for n in array.shape)
-    rows, columns = (_joined(s) for s in sizes)
-    return [(y, x) for y in rows for x in columns]
-
-
-def _joined(sizes: tuple[int, ...]) -> list[Interval]:
-    found, start = [], 0
-    for stop in accumulate(sizes):
-        if stop - start >= _SIDE:
-            found.append(Interval(start, stop))
-            start = stop
-    return [*found, Interval(start, sum(sizes))] if start < sum(sizes) else found
+    rows, columns = (pairwise(join_chunks(s, least=_SIDE)) for s in sizes)
+    return [(Interval(*y), Interval(*x)) for y, x in product(rows, columns)]

@@ -17,6 +17,7 @@ from nimbus_sd._sdata.centers import CenterSample, CenterSet
 from nimbus_sd._sdata.embedding_run import centers_for
 from nimbus_sd._sdata.embedding_table import UNS
 from nimbus_sd._sdata.identity import weights_digest
+from nimbus_sd._sdata.table import link_keys
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.models.embedding import EmbeddingModel
 
@@ -71,9 +72,9 @@ def read_rows(sdata: SpatialData, name: str, model: EmbeddingModel) -> Embedding
         unknown = list(table.var_names[columns < 0])
         msg = f"table {name!r}: {unknown} are no markers of model {model.name!r}; leave them out of the table"
         raise InputError(msg)
-    attrs = table.uns[TableModel.ATTRS_KEY]
-    region = table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
-    instance = table.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy(np.int64)
+    region_key, instance_key = link_keys(table)
+    region = table.obs[region_key].astype(str).to_numpy()
+    instance = table.obs[instance_key].to_numpy(np.int64)
     found = _centers(sdata, record, list(pd.unique(region)), model)
     samples, where, at = [], [], []
     for sample in found.samples:

@@ -226,7 +226,11 @@ def _fitted(request: EmbedRequest, journal: Journal) -> Normalization:
 
 
 def _about(request: EmbedRequest, *, inputs: bool) -> dict[str, Any]:
-    """Everything that a cell's values depend on; fingerprints of the pixels only with `inputs`."""
+    """Everything that a cell's values depend on.
+
+    With `inputs` alone the pixels' fingerprints, and where each image has the markers: a
+    fingerprint knows planes, not what they are called.
+    """
     model, given = request.model, request.normalization
     card = asdict(model.card)
     return {
@@ -235,7 +239,12 @@ def _about(request: EmbedRequest, *, inputs: bool) -> dict[str, Any]:
         "weights": weights_digest(model.net),
         "card": {k: card[k] for k in ("architecture", "scale", "quantile", "transform", "crop")},
         "inputs": [
-            [s.region, s.image.fingerprint, _digest(s.ids, s.centers)]
+            [
+                s.region,
+                s.image.fingerprint,
+                [s.image.channels.index(m) for m in model.markers],
+                _digest(s.ids, s.centers),
+            ]
             for s in (request.centers.samples if inputs else ())
         ],
         "normalization": None if given is None else given.to_dict(),

@@ -63,14 +63,24 @@ def about_run(
     maps: str | None,
     inputs: bool,
 ) -> dict[str, Any]:
-    """Everything that the sums of a block depend on; the pixels' fingerprints only with `inputs`."""
+    """Everything that the sums of a block depend on.
+
+    With `inputs` alone the pixels' fingerprints, and where each image has the channels: a
+    fingerprint knows planes, not what they are called.
+    """
     config = runner.config
     scales = normalization.to_dict() if normalization else {"quantile": quantile, "rule": rule}
     return {
         "version": __version__,
         "weights": _weights(runner.model),
         "inputs": [
-            [s.sample.region, s.sample.image.fingerprint, s.sample.labels.fingerprint, s.sample.mpp]
+            [
+                s.sample.region,
+                s.sample.image.fingerprint,
+                [s.sample.image.channels.index(c) for c in samples.channels],
+                s.sample.labels.fingerprint,
+                s.sample.mpp,
+            ]
             for s in (samples.samples if inputs else ())
         ],
         "channels": list(samples.channels),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ KIND = "nimbus_sd cell patches"
 FORMAT = 1
 _CHUNK = 4 << 20  # bytes of pixels that are compressed together: some dozens of patches
 PATCHES, SAMPLE, ROW = "patches", "sample", "row"
+_EVERY_CHUNK: Any = {"write_empty_chunks": True}  # so that a missing one shows
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,8 @@ def cached_patches(
     Raises
     ------
     InputError
-        If `path` holds something else, or patches of other cells, channels or pixels. Nothing
-        is written then.
+        If `path` holds something else, patches of other cells, channels or pixels, or a store of
+        which a part is missing. It is left as it is then.
     """
     path = Path(path)
     settings = StoreSettings.of(samples, markers, size, dtype)
@@ -155,7 +159,8 @@ def cached_patches(
 def _check(path: Path, settings: StoreSettings) -> None:
     advice = "pass another path, or remove it"
     try:
-        attrs = dict(zarr.open_group(path, mode="r").attrs)
+        group = zarr.open_group(path, mode="r")
+        attrs = dict(group.attrs)
     except (OSError, ValueError, KeyError) as error:
         msg = f"{path} is no store of cell patches ({type(error).__name__}: {error}); {advice}"
         raise InputError(msg) from error
@@ -168,40 +173,76 @@ def _check(path: Path, settings: StoreSettings) -> None:
         differ = ", ".join(k for k, v in now.items() if stored.get(k) != v)
         msg = f"{path} holds patches of other cells, channels or pixels (different: {differ}); {advice}"
         raise InputError(msg)
+    for name, shape in _shapes(settings).items():
+        found = group.get(name)
+        if not isinstance(found, zarr.Array) or found.shape != shape:
+            msg = f"{path} is incomplete: it has no array {name!r} of {shape}; {advice}"
+            raise InputError(msg)
+        if found.nchunks_initialized < found.nchunks:  # zarr would give zeros for the others
+            msg = (
+                f"{path} is incomplete: {found.nchunks_initialized} of {found.nchunks} chunks of {name!r} "
+                f"are there; {advice}"
+            )
+            raise InputError(msg)
+
+
+def _shapes(settings: StoreSettings) -> dict[str, tuple[int, ...]]:
+    """Of the arrays of a store."""
+    n = sum(settings.cells.values())
+    return {PATCHES: (n, len(settings.markers), settings.size, settings.size), SAMPLE: (n,), ROW: (n,)}
 
 
 def _write(
     path: Path, source: ImagePatches, settings: StoreSettings, *, n_threads: int, progress: bool
 ) -> None:
-    """Write under another name, so that a store of this name is always whole."""
-    n, c, s = sum(settings.cells.values()), len(settings.markers), settings.size
-    dtype = np.dtype(settings.dtype)
-    step = min(max(_CHUNK // (c * s * s * dtype.itemsize), 1), n)
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
+    """Write under a name that nobody else has, so that a store of this name is always whole.
+
+    Who finds that another was faster drops his own, and takes the other's if it is the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        _fill(part, source, settings, n_threads=n_threads, progress=progress)
+        with contextlib.suppress(OSError):
+            path.rmdir()  # an empty folder; another's store stays
+        try:
+            part.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            _check(path, settings)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(
+    part: Path, source: ImagePatches, settings: StoreSettings, *, n_threads: int, progress: bool
+) -> None:
+    """Write all patches to a new folder."""
+    shapes, dtype = _shapes(settings), np.dtype(settings.dtype)
+    n, *shape = shapes[PATCHES]
+    step = min(max(_CHUNK // (math.prod(shape) * dtype.itemsize), 1), n)
     group = zarr.create_group(part, zarr_format=3)
     patches = group.create_array(
         PATCHES,
-        shape=(n, c, s, s),
-        chunks=(step, c, s, s),
+        shape=shapes[PATCHES],
+        chunks=(step, *shape),
         dtype=dtype,
         compressors=ZstdCodec(level=1),
+        config=_EVERY_CHUNK,
     )
-    sample, row = np.empty(n, np.int64), np.empty(n, np.int64)
+    order = {name: np.empty(shapes[name], np.int64) for name in (SAMPLE, ROW)}
     jobs = [job for each in source.groups(shuffle=False) for job in each]
     opened = read_ahead(source.reader(), jobs, n_threads=n_threads)
+    options: dict[str, Any] = {"shape": tuple(shape), "dtype": dtype, "rng": None}
     done = 0
     with progress_bar(n, description="patches", unit="cell", show=progress) as advance:
-        for drawn in draw(opened, shape=(c, s, s), dtype=dtype, capacity=step, batch_size=step, rng=None):
+        for drawn in draw(opened, capacity=step, batch_size=step, **options):
             to = slice(done, done + len(drawn))
             patches[to] = drawn.buffer[drawn.at]
-            sample[to], row[to] = drawn.sample, drawn.row
+            order[SAMPLE][to], order[ROW][to] = drawn.sample, drawn.row
             done += len(drawn)
             advance(len(drawn))
-    group.create_array(SAMPLE, data=sample)
-    group.create_array(ROW, data=row)
+    for name, values in order.items():
+        group.create_array(name, data=values, config=_EVERY_CHUNK)
     group.attrs.update({"kind": KIND, "format": FORMAT, "settings": settings.to_dict()})
-    if path.exists():
-        path.rmdir()
-    part.rename(path)

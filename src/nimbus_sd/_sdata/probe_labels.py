@@ -12,6 +12,7 @@ from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata.centers import CenterSample, CenterSet
+from nimbus_sd._sdata.table import link_keys
 
 FEWEST = 4  # held-out cells; with fewer there is nothing to judge by
 
@@ -73,7 +74,7 @@ def with_class(held: np.ndarray, classes: np.ndarray, column: str | None) -> np.
 def _names(sdata: SpatialData, sample: CenterSample, column: str, table: str | None) -> np.ndarray:
     """Values of one sample's cells as strings, None where there is none."""
     source = _table(sdata, sample, column, table)
-    region, instance = _keys(source)
+    region, instance = link_keys(source)
     mine = source.obs[source.obs[region].astype(str) == sample.region]
     values = mine[column].astype(object).where(mine[column].notna(), None)
     by_id = dict(zip(mine[instance].to_numpy(), values.to_numpy(), strict=True))
@@ -81,13 +82,8 @@ def _names(sdata: SpatialData, sample: CenterSample, column: str, table: str | N
     return np.array([None if v is None else str(v) for v in found], dtype=object)
 
 
-def _keys(table: ad.AnnData) -> tuple[str, str]:
-    attrs = table.uns[TableModel.ATTRS_KEY]
-    return attrs[TableModel.REGION_KEY_KEY], attrs[TableModel.INSTANCE_KEY]
-
-
 def _annotates(table: ad.AnnData, region: str) -> bool:
-    return TableModel.ATTRS_KEY in table.uns and region in set(table.obs[_keys(table)[0]].astype(str))
+    return TableModel.ATTRS_KEY in table.uns and region in set(table.obs[link_keys(table)[0]].astype(str))
 
 
 def _table(sdata: SpatialData, sample: CenterSample, column: str, table: str | None) -> ad.AnnData:

@@ -113,6 +113,21 @@ def _stack(arrays: list[np.ndarray]) -> np.ndarray:
     return whole.astype(np.float32, copy=False)
 
 
+def link_keys(table: ad.AnnData, *, where: str = "the table") -> tuple[str, str]:
+    """Columns of ``obs`` with the region and the instance id of each row.
+
+    Raises
+    ------
+    InputError
+        If the table annotates nothing.
+    """
+    attrs = table.uns.get(TableModel.ATTRS_KEY)
+    if attrs is None:
+        msg = f"{where} annotates nothing; nb.tl.predict and TableModel.parse make tables that do"
+        raise InputError(msg)
+    return attrs[TableModel.REGION_KEY_KEY], attrs[TableModel.INSTANCE_KEY]
+
+
 def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.AnnData:
     """Return the table `name`, checked to annotate every labels element of `regions`.
 
@@ -128,10 +143,8 @@ def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.
         msg = f"no table {name!r} in the object; tables: {known}"
         raise ElementNotFoundError(msg)
     table = sdata.tables[name]
-    attrs = table.uns.get(TableModel.ATTRS_KEY)
-    annotated = (
-        [] if attrs is None else list(pd.unique(table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str)))
-    )
+    linked = TableModel.ATTRS_KEY in table.uns
+    annotated = list(pd.unique(table.obs[link_keys(table)[0]].astype(str))) if linked else []
     missing = [r for r in regions if r not in annotated]
     if missing:
         msg = (
@@ -160,12 +173,14 @@ def join_layer(
     -------
     float32 ``(table.n_obs, table.n_vars)``.
     """
-    attrs = table.uns[TableModel.ATTRS_KEY]
-    region = table.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
-    instance = table.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy()
+    region_key, instance_key = link_keys(table)
+    region = table.obs[region_key].astype(str).to_numpy()
+    instance = table.obs[instance_key].to_numpy()
     if instance.dtype.kind not in "ui":
-        key = attrs[TableModel.INSTANCE_KEY]
-        msg = f"the table's instance ids (obs[{key!r}]) have dtype {instance.dtype}; cast them to int64 first"
+        msg = (
+            f"the table's instance ids (obs[{instance_key!r}]) have dtype {instance.dtype}; cast them to "
+            "int64 first"
+        )
         raise InputError(msg)
     if not table.var_names.is_unique:
         msg = "the table's var_names are not unique; call table.var_names_make_unique() or rename them first"

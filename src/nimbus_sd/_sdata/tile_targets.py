@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
-from nimbus_sd._sdata.table import existing_table
+from nimbus_sd._sdata.table import existing_table, link_keys
 from nimbus_sd._sdata.truth import matrix
 from nimbus_sd.engine.training.cut import CellCount
 
@@ -44,8 +44,7 @@ class LabelledTable:
     @property
     def keys(self) -> tuple[str, str]:
         """Columns of region and instance id."""
-        attrs = self.table.uns[TableModel.ATTRS_KEY]
-        return attrs[TableModel.REGION_KEY_KEY], attrs[TableModel.INSTANCE_KEY]
+        return link_keys(self.table)
 
 
 def find_table(

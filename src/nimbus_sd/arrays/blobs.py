@@ -8,11 +8,19 @@ from scipy.ndimage import correlate1d, maximum_filter
 METHODS = ("log", "local_maxima")
 _TRUNCATE = 4.0  # sigmas, where the kernels end
 _AT_ONCE = 1 << 22  # neighbours looked at in one go
+_LEAST = 1e-3  # noise of a pixel that is always assumed: rounding alone makes about as much of 8 bits
+_AROUND = 4.0  # px; sigma of the least area whose noise is averaged: fewer px would not tell it well
+_FINE = np.array([1, -2, 1]) / np.sqrt(6)  # along both axes: answers to noise, hardly to anything smooth
 
 
 def reach(sigma: float) -> int:
     """Px beyond a rectangle that its responses depend on."""
     return int(np.ceil(_TRUNCATE * sigma))
+
+
+def noise_reach(sigma: float) -> int:
+    """Px beyond a rectangle that its :func:`response_noise` depends on."""
+    return reach(max(sigma, _AROUND)) + 1
 
 
 def blob_response(plane: np.ndarray, *, sigma: float, method: str = "log") -> np.ndarray:
@@ -71,6 +79,43 @@ def _kernels(sigma: float) -> tuple[np.ndarray, np.ndarray]:
     second = (x**2 / sigma**2 - 1) * smooth
     second -= second.sum() * smooth  # cut off, it would answer to flat ground
     return smooth, second * (2 / (second * x**2).sum())
+
+
+def response_noise(plane: np.ndarray, *, sigma: float) -> np.ndarray:
+    """How much the noise around each pixel moves its Laplacian response: the standard deviation.
+
+    The noise is what changes from pixel to pixel, averaged over a Gaussian of the size of the
+    blobs (4 px at least), so that dark and bright parts have each their own. Noise that was smoothed (by
+    resampling, say) is taken for less than it is.
+
+    Parameters
+    ----------
+    plane
+        ``(y, x)`` of values from 0 to 1; a thousandth is the least noise assumed.
+    sigma
+        Of the Gaussian, px.
+
+    Returns
+    -------
+    float32 ``(y, x)``. A pixel's value depends on the px within :func:`noise_reach` of it
+    and on nothing else, to the last bit.
+
+    Examples
+    --------
+    >>> plane = np.random.default_rng(0).normal(0.5, 0.1, (200, 200))
+    >>> float(blob_response(plane, sigma=3).std() / response_noise(plane, sigma=3).mean()).__round__(1)
+    1.0
+    """
+    fine = np.asarray(plane, dtype=np.float32)
+    for axis in (0, 1):
+        fine = correlate1d(fine, _FINE, axis=axis, mode="reflect")
+    around, _ = _kernels(max(sigma, _AROUND))
+    power = fine * fine
+    for axis in (0, 1):
+        power = correlate1d(power, around, axis=axis, mode="reflect")
+    smooth, second = _kernels(sigma)
+    gain = sigma**2 * np.sqrt(2 * (smooth @ smooth) * (second @ second) + 2 * (smooth @ second) ** 2)
+    return np.sqrt(power + np.float32(_LEAST**2)) * np.float32(gain)
 
 
 def local_peaks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nimbus_sd._core.errors import InputError
@@ -25,6 +25,44 @@ class Interval:
     def slice(self) -> slice:
         """As an index."""
         return slice(self.start, self.stop)
+
+
+def join_chunks(sizes: Sequence[int], *, least: int, longest: int | None = None) -> list[int]:
+    """Borders of blocks along an axis, made of whole chunks where these are not too long.
+
+    Parameters
+    ----------
+    sizes
+        Px of the chunks.
+    least
+        Chunks are joined up to at least this; what is left at the end joins its neighbour if it
+        is less than half as wide.
+    longest
+        Longer blocks are divided evenly; None never divides a chunk.
+
+    Returns
+    -------
+    Px, ascending, from 0 to the sum of the chunks.
+
+    Examples
+    --------
+    >>> join_chunks([256] * 9, least=1024)
+    [0, 1024, 2304]
+    >>> join_chunks([5000, 600], least=1024, longest=2048)
+    [0, 1666, 3333, 5000, 5600]
+    """
+    edges, stop = [0], 0
+    for size in sizes:
+        stop += int(size)
+        if longest is not None and stop - edges[-1] > longest:
+            start, parts = edges[-1], -(-(stop - edges[-1]) // longest)
+            edges += [start + (stop - start) * k // parts for k in range(1, parts + 1)]
+        elif stop - edges[-1] >= least:
+            edges.append(stop)
+    if edges[-1] < stop:
+        narrow = len(edges) > 1 and stop - edges[-1] < least // 2
+        edges[-1 if narrow else len(edges) :] = [stop]
+    return edges
 
 
 @dataclass(frozen=True)

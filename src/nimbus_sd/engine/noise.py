@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.arrays import Interval
 from nimbus_sd.arrays.background import box_sums, noise_bound
 from nimbus_sd.engine.pixel_counts import ChunkJob, chunk_jobs, positions
 from nimbus_sd.engine.readahead import read_ahead
@@ -29,7 +30,8 @@ def noise_bounds(
 ) -> dict[str, int]:
     """For each channel, the counts in an area that noise alone hardly reaches in any of the images.
 
-    Each chunk is read once; the result does not depend on the chunks.
+    Each chunk is read once; the result does not depend on the chunks. Boxes of one row of
+    chunks at a time are in memory.
 
     Parameters
     ----------
@@ -60,8 +62,7 @@ def noise_bounds(
 
 def _box_histograms(image, channels, side, n_threads, on_progress):  # type: ignore[no-untyped-def]
     """Yield channel and histogram of its boxes, channel group by channel group."""
-    shape = tuple(n // side for n in image.shape)
-    boxes: dict[int, np.ndarray] = {}
+    boxes: dict[int, _Boxes] = {}
 
     def read(job: ChunkJob) -> tuple[ChunkJob, np.ndarray]:
         return job, image.read(*job)
@@ -69,17 +70,42 @@ def _box_histograms(image, channels, side, n_threads, on_progress):  # type: ign
     for job, planes in read_ahead(read, chunk_jobs(image, channels), n_threads=n_threads):
         _check_counts(image, job.channels, planes)
         for i in [i for i in boxes if i not in job.channels]:  # that group is done
-            yield i, _histogram(boxes.pop(i))
+            yield i, boxes.pop(i).finish()
         for i, plane in zip(job.channels, planes, strict=True):
-            out = boxes.setdefault(i, np.zeros(shape, dtype=np.int64))
-            box_sums(plane, side=side, start=(job.y.start, job.x.start), out=out)
+            boxes.setdefault(i, _Boxes(image.shape, side)).add(plane, job.y, job.x)
         if on_progress:
             on_progress(planes.size)
-    yield from ((i, _histogram(sums)) for i, sums in boxes.items())
+    yield from ((i, each.finish()) for i, each in boxes.items())
 
 
-def _histogram(sums: np.ndarray) -> np.ndarray:
-    return np.bincount(np.minimum(sums, _MOST).ravel(), minlength=1)
+class _Boxes:
+    """Boxes of one channel: those of the current row of chunks, and a histogram of all above."""
+
+    def __init__(self, shape: tuple[int, int], side: int) -> None:
+        self._side, (self._rows, columns) = side, (n // side for n in shape)
+        self._first, self._open = 0, np.zeros((0, columns), dtype=np.int64)
+        self._histogram = np.zeros(1, dtype=np.int64)
+
+    def add(self, plane: np.ndarray, y: Interval, x: Interval) -> None:
+        """Add a rectangle; none may begin above one that was added before."""
+        self._move(min(y.start // self._side, self._rows), min(-(-y.stop // self._side), self._rows))
+        box_sums(plane, side=self._side, start=(y.start - self._first * self._side, x.start), out=self._open)
+
+    def finish(self) -> np.ndarray:
+        """Histogram of all boxes."""
+        self._move(self._rows, self._rows)
+        return self._histogram
+
+    def _move(self, first: int, stop: int) -> None:
+        """Count the rows of boxes above `first`, and make room for those before `stop`."""
+        done = first - self._first
+        if done:
+            counts = np.minimum(self._open[:done], _MOST)
+            self._histogram = _added(self._histogram, np.bincount(counts.ravel(), minlength=1))
+            self._open, self._first = self._open[done:].copy(), first
+        more = stop - first - len(self._open)
+        if more > 0:
+            self._open = np.pad(self._open, [(0, more), (0, 0)])
 
 
 def _check_counts(image: ImageSource, channels: list[int], planes: np.ndarray) -> None:

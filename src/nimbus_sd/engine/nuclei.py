@@ -11,10 +11,21 @@ import numpy as np
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.arrays import Interval
-from nimbus_sd.arrays.blobs import METHODS, blob_response, local_peaks, peak_offsets, reach
+from nimbus_sd.arrays.blobs import (
+    METHODS,
+    blob_response,
+    local_peaks,
+    noise_reach,
+    peak_offsets,
+    reach,
+    response_noise,
+)
 from nimbus_sd.engine.embedding.patches import block_edges
 from nimbus_sd.engine.readahead import read_ahead
 from nimbus_sd.engine.source import ImageSource, check_planes
+
+LEAST_SNR = 5.0  # of 3,500 peaks of noise in a megapixel, one or two rise higher
+_SHARE = 0.08  # of a typical bright nucleus' response
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,12 @@ class BlobConfig:
     @property
     def halo(self) -> int:
         """Px around a block that its blobs depend on."""
-        return reach(self.sigma) + 2 * int(self.min_distance)
+        return max(reach(self.sigma) + 2 * int(self.min_distance), noise_reach(self.judged))
+
+    @property
+    def judged(self) -> float:
+        """Sigma of the Laplacian that is compared with the noise, px: maxima are looked for at half of it."""
+        return self.sigma if self.method == "log" else 2 * self.sigma
 
 
 class Blobs(NamedTuple):
@@ -64,10 +80,14 @@ class Blobs(NamedTuple):
         Index coordinates (y, x), float64 ``(n, 2)``.
     response
         float32 ``(n,)``, > 0.
+    snr
+        The Laplacian's response over what the noise around makes of it, float32 ``(n,)``; see
+        :func:`~nimbus_sd.arrays.blobs.response_noise`.
     """
 
     centers: np.ndarray
     response: np.ndarray
+    snr: np.ndarray
 
 
 def find_blobs(
@@ -109,7 +129,7 @@ def find_blobs(
     """
     edges = block_grid(image) if edges is None else edges
 
-    def find(block: tuple[Interval, Interval]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def find(block: tuple[Interval, Interval]) -> tuple[np.ndarray, Blobs]:
         return _in_block(image, list(channels), np.asarray(scale, dtype=np.float64), config, block)
 
     found = []
@@ -117,9 +137,30 @@ def find_blobs(
         found.append(part)
         if on_progress:
             on_progress(1)
-    places, centers, response = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    places = np.concatenate([part[0] for part in found])
     order = np.lexsort(places.T[::-1])
-    return Blobs(centers[order], response[order])
+    return Blobs(*(np.concatenate(parts)[order] for parts in zip(*(p[1] for p in found), strict=True)))
+
+
+def usual_threshold(found: Sequence[Blobs]) -> float:
+    """Response that nuclei exceed, from all blobs of all images.
+
+    Those that rise above the noise are weighted by the square of their response, so that
+    neither the number of noise peaks nor that of empty images decides.
+
+    Returns
+    -------
+    0.08 of the weighted mean of their responses; 0 if there are none.
+
+    Examples
+    --------
+    >>> response, snr = np.array([0.4, 0.4, 0.01, 0.01]), np.array([50.0, 40.0, 2.0, 3.0])
+    >>> usual_threshold([Blobs(np.zeros((4, 2)), response, snr)]).__round__(3)
+    0.032
+    """
+    sure = [b.response[b.snr > LEAST_SNR].astype(np.float64) for b in found]
+    response = np.concatenate([np.empty(0), *sure])
+    return _SHARE * float((response**3).sum() / (response**2).sum()) if response.size else 0.0
 
 
 def block_grid(image: ImageSource) -> tuple[Sequence[int], Sequence[int]]:
@@ -139,22 +180,27 @@ def _in_block(
     scale: np.ndarray,
     config: BlobConfig,
     block: tuple[Interval, Interval],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Highest px ``(n, 2)``, centres and responses of the blobs that the block owns."""
+) -> tuple[np.ndarray, Blobs]:
+    """Highest px ``(n, 2)`` of the blobs that the block owns, and the blobs."""
     outer = [
         Interval(max(own.start - config.halo, 0), min(own.stop + config.halo, size))
         for own, size in zip(block, image.shape, strict=True)
     ]
     planes = image.read(channels, *outer)
     check_planes(image, channels, planes)
-    response = blob_response(_mean(planes, scale), sigma=config.sigma, method=config.method)
+    mean = _mean(planes, scale)
+    response = blob_response(mean, sigma=config.sigma, method=config.method)
     rows, columns = local_peaks(response, min_distance=config.min_distance)
     places = np.stack([rows, columns], axis=1) + np.array([o.start for o in outer])
     # added to places in the image, so that rounding does not show where a block begins
     centers = places + (peak_offsets(response, rows, columns) if config.refine else 0.0)
     inside = [(places[:, i] >= own.start) & (places[:, i] < own.stop) for i, own in enumerate(block)]
     mine = inside[0] & inside[1]
-    return places[mine], centers[mine], response[rows, columns][mine]
+    rows, columns = rows[mine], columns[mine]
+    signal = response if config.method == "log" else blob_response(mean, sigma=config.judged)
+    noise = response_noise(mean, sigma=config.judged)
+    snr = signal[rows, columns] / noise[rows, columns]
+    return places[mine], Blobs(centers[mine], response[rows, columns], snr)
 
 
 def _mean(planes: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from nimbus_sd._core.errors import WeightsError
 from nimbus_sd.arrays import TilePlan
 from nimbus_sd.arrays.cells import Cells, gather_cells
 from nimbus_sd.engine.device import MemoryBudget, resolve_devices
@@ -20,7 +21,7 @@ from nimbus_sd.engine.predict import Predictor
 from nimbus_sd.engine.settings import PredictConfig
 from nimbus_sd.engine.source import Sample
 from nimbus_sd.engine.work import Runs, Work
-from nimbus_sd.models.loading import LoadedModel, save
+from nimbus_sd.models.loading import LoadedModel, save, sha256
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -97,13 +98,21 @@ class Runner:
 
     @contextmanager
     def _model_file(self) -> Iterator[str | Path]:
-        """What the workers load the model from: its file, or a copy of one that has none."""
-        if self.model.path is not None:
+        """What the workers load the model from: its file, or a copy if that does not hold it (any more)."""
+        if self.model.path is not None and _is_stored(self.model, self.model.path):
             yield self.model.path
             return
         with tempfile.TemporaryDirectory(prefix="nimbus-sd-model-") as folder:
             save(self.model.net, folder, self.model.card, half=False, head=self.model.head)
             yield folder
+
+
+def _is_stored(model: LoadedModel, path: Path) -> bool:
+    """Whether the file holds these weights: another training may have written there since."""
+    try:
+        return sha256(path) == model.card.sha256
+    except WeightsError:
+        return False
 
 
 def plan_all(runner: Runner, samples: Sequence[Sample], journal: Journal) -> tuple[TilePlan, ...]:

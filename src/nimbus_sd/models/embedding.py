@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from nimbus_sd._core.errors import InputError, WeightsError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.cim import CIM, CIMConfig
 from nimbus_sd.models.loading import load_strict, read_state_dict, sha256
@@ -188,7 +189,7 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
 
     Returns
     -------
-    Network on the CPU in eval mode, and its card.
+    Network on the CPU in eval mode, a bare network's copy, and its card; a loaded model as it is.
 
     Raises
     ------
@@ -211,7 +212,7 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
     if isinstance(model, ChannelwiseNet):
         size = model.config.size
         card = EmbeddingCard(type(model).__name__, architecture_of(model), size=size, crop=size)
-        return EmbeddingModel(deepcopy(model).eval(), card)
+        return EmbeddingModel(deepcopy(model).cpu().eval(), card)
     if not isinstance(model, str | Path):
         msg = f"model={model!r}: pass what nb.tl.train_embedding returned, or its folder"
         raise InputError(msg)
@@ -232,8 +233,23 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
     return EmbeddingModel(net.eval(), card, folder)
 
 
+def is_stored(model: EmbeddingModel) -> bool:
+    """Whether the model's folder holds these weights: another training may have written there since."""
+    if model.path is None or not model.card.sha256:
+        return False
+    try:
+        card = EmbeddingCard.read(model.path)
+        return model.card.sha256 == card.sha256 == sha256(model.path / card.weights_file)
+    except WeightsError:
+        return False
+
+
 def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
     """Write weights and card, and return the model with its hash and folder.
+
+    Both files are written before either takes its place, the card last: an error leaves the old
+    model as it was, and a kill the old one or the new one, save between the two renames: then
+    the weights are new and the card is old, which :func:`load_embedding` refuses by their hash.
 
     Parameters
     ----------
@@ -257,9 +273,10 @@ def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
-    save_file(state, folder / model.card.weights_file)
-    (folder / model.card.weights_file).chmod(0o644)  # safetensors keeps files to their owner
-    card = replace(model.card, sha256=sha256(folder / model.card.weights_file))
-    text = json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n"
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    # both are written before either takes its place: the weights, then the card
+    with whole_file(folder / CARD_FILE) as text, whole_file(folder / model.card.weights_file) as weights:
+        save_file(state, weights)
+        weights.chmod(0o644)  # safetensors keeps files to their owner
+        card = replace(model.card, sha256=sha256(weights))
+        text.write_text(json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return EmbeddingModel(model.net, card, folder)

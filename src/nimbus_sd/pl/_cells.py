@@ -5,9 +5,8 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pandas as pd
-from spatialdata.models import TableModel
 
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.table import link_keys
 from nimbus_sd.pl import _style as style
 
 
@@ -19,12 +18,8 @@ def region_and_ids(adata: ad.AnnData, *, where: str) -> tuple[np.ndarray, np.nda
     InputError
         If the table annotates nothing.
     """
-    attrs = adata.uns.get(TableModel.ATTRS_KEY)
-    if attrs is None:
-        msg = f"{where} annotates no labels; nb.tl.predict and TableModel.parse make tables that do"
-        raise InputError(msg)
-    region = adata.obs[attrs[TableModel.REGION_KEY_KEY]].astype(str).to_numpy()
-    return region, adata.obs[attrs[TableModel.INSTANCE_KEY]].to_numpy().astype(np.int64)
+    region, instance = link_keys(adata, where=where)
+    return adata.obs[region].astype(str).to_numpy(), adata.obs[instance].to_numpy().astype(np.int64)
 
 
 def fill(labels: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, missing: np.ndarray) -> np.ndarray:

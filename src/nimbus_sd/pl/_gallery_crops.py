@@ -89,8 +89,7 @@ def read_crops(
         raise InputError(msg)
     region, ids = region_and_ids(adata, where="the table")
     names = list(dict.fromkeys(region[rows]))
-    recorded = adata.uns.get("nimbus_embedding", {}).get("images", {})
-    samples = {name: _sample(sdata, name, image, recorded.get(name)) for name in names}
+    samples = {name: _sample(sdata, name, image, _Record.of(adata, name)) for name in names}
     crops = [
         _read(samples[region[row]], np.asarray(adata.obsm["spatial"][row][:2]), int(ids[row]), wanted, side)
         for row, wanted in zip(rows, channels, strict=True)
@@ -118,19 +117,37 @@ class _Place:
     mpp: float | None
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a table says that a region was computed with; None where it says nothing."""
+
+    image: str | None
+    system: str | None
+
+    @classmethod
+    def of(cls, adata: ad.AnnData, region: str) -> _Record:
+        embedding, scores = (adata.uns.get(key, {}) for key in ("nimbus_embedding", "nimbus"))
+        # an embedding's table was made with its positions; scores may have joined any table
+        systems = embedding.get("coordinate_systems") or scores.get("coordinate_systems") or {}
+        return cls(embedding.get("images", {}).get(region), systems.get(region))
+
+
 def _sample(
-    sdata: SpatialData, name: str, image: str | Mapping[str, str] | None, recorded: str | None
+    sdata: SpatialData, name: str, image: str | Mapping[str, str] | None, recorded: _Record
 ) -> _Place:
     chosen = image.get(name) if isinstance(image, Mapping) else image
-    if chosen is None and recorded in sdata.images:
-        chosen = recorded
+    if chosen is None and recorded.image in sdata.images:
+        chosen = recorded.image
     if name in sdata.labels or not (name in sdata.points or name in sdata.shapes):
-        found = resolve_sample(sdata, resolve_pairs(sdata, labels=name, image=chosen)[0])
+        pairs = resolve_pairs(sdata, labels=name, image=chosen, coordinate_system=recorded.system)
+        found = resolve_sample(sdata, pairs[0])
         return _Place(
             found.sample.image, found.pair.image, found.native_image.channels, found.sample.labels,
             found.to_world, found.pair.system, found.sample.mpp,
         )  # fmt: skip
-    center = resolve_centers(sdata, centers=name, image=chosen, channels="all").samples[0]
+    center = resolve_centers(
+        sdata, centers=name, image=chosen, channels="all", coordinate_system=recorded.system
+    ).samples[0]
     return _Place(
         center.image, center.image_name, center.image.channels, None, center.to_world, center.system,
         center.mpp,

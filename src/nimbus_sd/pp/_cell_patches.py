@@ -41,8 +41,11 @@ def cell_patches(
 ) -> CellPatches:
     """Square patches around the cells' centres, as a lazy torch dataset.
 
-    Images are read block by block along their chunks, each chunk once per pass, but for
-    margins; patches are shuffled through a bounded buffer. No slide is ever held in memory.
+    Images are read block by block along their chunks; patches are shuffled through a bounded
+    buffer. No slide is ever held in memory. Without `shuffle` each chunk is decoded once per
+    pass. With it some are decoded again, as blocks come before the neighbours that their patches
+    reach into: 1.3 to 1.6 times on average for chunks of 512 to 2,048 px on a large slide. Longer
+    chunks are read in parts and decoded for each of them, so smaller ones serve better.
     The px in which a centre lies is at ``size // 2`` of its patch. What reaches beyond the
     image is reflected, and the cell flagged ``border``.
 

@@ -18,7 +18,7 @@ from nimbus_sd._sdata.derived import remember, result_names, source_images
 from nimbus_sd._sdata.elements import ElementImage, channel_names, get_image, mpp_of, systems
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
-from nimbus_sd.engine.nuclei import BlobConfig, Blobs, block_grid, find_blobs
+from nimbus_sd.engine.nuclei import LEAST_SNR, BlobConfig, Blobs, block_grid, find_blobs, usual_threshold
 
 #: Matches whole names (case ignored) of channels that stain nuclei.
 NUCLEAR = (
@@ -26,7 +26,6 @@ NUCLEAR = (
     r"h{1,2}3|histone([ _-]?h?\d)?|nuc(leus|lei|lear)?([ _-]?\d+)?"
 )
 _QUANTILE = 0.999
-_SHARE, _OF = 0.1, 0.9  # a tenth of the 90th percentile
 
 
 def detect_nuclei(
@@ -52,9 +51,10 @@ def detect_nuclei(
     Each channel is divided by its 99.9th percentile over all images and clipped at 1, and
     the mean of the channels is taken. The Laplacian of a Gaussian, the size of a nucleus,
     answers with a peak at each one. Streamed over blocks; the result does not depend on
-    them, nor on the chunks. Touching nuclei of very different sizes, and long ones, are what
-    it does worst: points or labels of a trained segmentation serve as well wherever centres
-    are asked for.
+    them, nor on the chunks. It is made for nuclei of about one size: flat discs of 1.5 times the
+    diameter or more answer along their rim and give several points; touching nuclei of very
+    different sizes, and long ones, are found badly as well. Points or labels of a trained
+    segmentation serve wherever centres are asked for.
 
     Parameters
     ----------
@@ -75,8 +75,12 @@ def detect_nuclei(
         Gaussian of half that `sigma` (of the whole of it where you give one).
     threshold
         Nuclei answer with more than this, where 1 would be the 99.9th percentile of
-        intensity. None takes a tenth of the 90th percentile of the answers at all peaks of
-        all images, so it adapts to stain and noise. Higher finds fewer and surer ones.
+        intensity; higher finds fewer and surer ones. None asks two things. A peak must stand
+        out: the Laplacian there (for local maxima with twice their sigma) is more than 5 times
+        what the noise around it makes, measured from px to px, so for dark and bright places
+        apart. And it must answer with more than 0.08 of what bright nuclei do: the mean over
+        all peaks that stand out, of all images, weighted by the square of the answer. Empty
+        fields and places so get next to no points, and lower nothing elsewhere.
     min_distance
         px between two nuclei, at least 1; a third of the diameter by default
         (`sigma` if you give one).
@@ -141,19 +145,22 @@ def detect_nuclei(
     sources = {each: ElementImage(each, array, channel_names(array)) for each, array in arrays.items()}
     fitted = fit_normalization(list(sources.values()), channels, quantile=_QUANTILE, n_threads=n_threads)
     found = _find(sources, fitted, configs, n_threads=n_threads, progress=progress)
-    if threshold is None:
-        responses = np.concatenate([blobs.response for blobs in found.values()])
-        threshold = _SHARE * float(np.quantile(responses, _OF)) if responses.size else 0.0
-    for each, blobs in found.items():
+    least_snr = LEAST_SNR if threshold is None else -np.inf
+    level = usual_threshold(list(found.values())) if threshold is None else float(threshold)
+    kept = {each: (blobs.response > level) & (blobs.snr > least_snr) for each, blobs in found.items()}
+    made = {each: _points(blobs, kept[each], places[each]) for each, blobs in found.items()}
+    _warn_of_none(kept, level)
+    for each, points in made.items():  # all are there, so nothing can go wrong half-way
         if names[each] in sdata:
             del sdata[names[each]]
-        sdata[names[each]] = _points(each, blobs, threshold, places[each])
+        sdata[names[each]] = points
         facts = {
             "by": "detect_nuclei",
             "image": each,
             "channels": list(channels),
             "scale": list(fitted.scale),
-            "threshold": threshold,
+            "threshold": level,
+            **({"least_snr": least_snr} if threshold is None else {}),
             "method": method,
             "sigma_px": configs[each].sigma,
             "min_distance_px": configs[each].min_distance,
@@ -256,15 +263,18 @@ def _find(
     return found
 
 
-def _points(image: str, blobs: Blobs, threshold: float, transformations: dict) -> PointsModel:
-    keep = blobs.response > threshold
-    if not keep.any():
-        warnings.warn(
-            f"image {image!r}: no nuclei found; lower threshold= (now {threshold:g}), or check the channel "
-            "and diameter_um=",
-            NimbusWarning,
-            stacklevel=3,
-        )
+def _points(blobs: Blobs, keep: np.ndarray, transformations: dict) -> PointsModel:
     y, x = blobs.centers[keep].T + 0.5
     frame = pd.DataFrame({"x": x, "y": y, "response": blobs.response[keep]})
     return PointsModel.parse(frame, coordinates={"x": "x", "y": "y"}, transformations=transformations)
+
+
+def _warn_of_none(kept: dict[str, np.ndarray], threshold: float) -> None:
+    for image, keep in kept.items():
+        if not keep.any():
+            warnings.warn(
+                f"image {image!r}: no nuclei found; lower threshold= (now {threshold:g}), or check the "
+                "channel and diameter_um=",
+                NimbusWarning,
+                stacklevel=3,
+            )

@@ -56,8 +56,9 @@ def embed(
 ) -> None:
     """Embed every cell from the patch around its centre, and tell what each marker adds.
 
-    No segmentation is needed: of labels only the centroids are used. Images are read lazily,
-    each chunk once (plus margins), and every cell's patch goes through the network by itself:
+    No segmentation is needed: of labels only the centroids are used. Images are read lazily, in
+    the order of their chunks and each once, but for chunks above 2,048 px, which are read in
+    parts and decoded for each; every cell's patch goes through the network by itself:
     the result does not depend on blocks, batch size, threads, devices or workers.
 
     Parameters

@@ -198,8 +198,9 @@ def completed(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 def communities(graph: sparse.csr_matrix, settings: GraphSettings) -> tuple[np.ndarray, float]:
     """Community of each cell, int64 from 0, and their modularity at resolution 1."""
     upper = sparse.triu(graph, k=1).tocoo()
-    net = igraph.Graph(n=graph.shape[0], edges=np.column_stack([upper.row, upper.col]).tolist())
-    weights = upper.data.tolist()
+    # arrays: lists of the edges and their weights take over 150 bytes an edge
+    net = igraph.Graph(n=graph.shape[0], edges=np.column_stack([upper.row, upper.col]))
+    weights = upper.data
     with _seeded(int(settings.seed)):
         if settings.method == "leiden":
             found = net.community_leiden(
@@ -208,7 +209,7 @@ def communities(graph: sparse.csr_matrix, settings: GraphSettings) -> tuple[np.n
             )  # fmt: skip
         else:
             found = net.community_multilevel(weights=weights, resolution=float(settings.resolution))
-    modularity = net.modularity(found.membership, weights=weights) if weights else 0.0
+    modularity = net.modularity(found.membership, weights=weights) if weights.size else 0.0
     return np.asarray(found.membership, dtype=np.int64), float(modularity)
 
 

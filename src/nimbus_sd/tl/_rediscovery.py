@@ -18,6 +18,8 @@ from nimbus_sd._sdata.cluster_files import as_mapping
 from nimbus_sd._sdata.truth import check_adata
 from nimbus_sd.arrays.rediscovery import count_pairs, majority, row_shares
 
+_NONE = "-1"  # what phenograph and, behind a comma, subcluster call cells of no cluster
+
 
 def rediscovery(
     adata: ad.AnnData,
@@ -47,7 +49,8 @@ def rediscovery(
         ``{cluster: type}``, ``{type: [clusters]}`` or a file of these, as
         :func:`nimbus_sd.tl.merge_clusters` takes; clusters that it leaves out are unknown.
     ignore
-        Clusters that are none: unknown, unless the mapping names them.
+        Clusters that are none: unknown, unless the mapping names them. With ``"-1"`` also the
+        small parts that :func:`nimbus_sd.tl.subcluster` calls ``"3,-1"``.
     unknown
         What to call cells of no type.
     key_added
@@ -160,6 +163,11 @@ def _as_names(ignore: Sequence[str]) -> set[str]:
     return {ignore} if isinstance(ignore, str) else set(map(str, ignore))
 
 
+def _is_none(name: str, ignore: set[str]) -> bool:
+    """Whether a cluster is ignored itself, or as the small parts of one that was split."""
+    return name in ignore or (_NONE in ignore and name.endswith(f",{_NONE}"))
+
+
 def _named(
     known: _Types, mapping: Mapping[Any, Any] | str | PathLike[str] | None, ignore: set[str], unknown: str
 ) -> list[str]:
@@ -167,7 +175,7 @@ def _named(
     if mapping is None:
         winner = majority(known.counts)
         return [
-            unknown if name in ignore or i < 0 else known.types[i]
+            unknown if i < 0 or _is_none(name, ignore) else known.types[i]
             for name, i in zip(known.clusters, winner, strict=True)
         ]
     given = as_mapping(mapping)

@@ -50,7 +50,8 @@ def subcluster(
     k, use_rep, method, resolution, metric, seed, n_jobs
         As in :func:`nimbus_sd.tl.phenograph`.
     min_cells
-        Parts of fewer cells become one, called ``"3,-1"``.
+        Parts of fewer cells become one, called ``"3,-1"``: no cluster, and unknown to
+        :func:`nimbus_sd.tl.rediscovery`.
     key_added
         Column of ``obs`` to write; None takes ``f"{cluster_key}_sub"``. May be `cluster_key`
         itself, to split what was split before once more.

@@ -1,6 +1,7 @@
 """The stream of patches: every cell once per pass, in an order that seed and epoch decide, bounded."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -140,6 +141,44 @@ def test_parts_together_give_every_cell_once(of, shuffle):
         assert all(parts)
     with pytest.raises(InputError, match="valid are 0 to"):
         whole.part(of, of)
+
+
+class Counted(ArrayImage):
+    """Of square chunks; counts how often each is touched."""
+
+    def __init__(self, side, chunk):
+        super().__init__("slide", np.zeros((1, side, side), np.uint8), ("a",))
+        object.__setattr__(self, "chunk", chunk)
+        object.__setattr__(self, "reads", Counter())
+
+    @property
+    def chunks(self):
+        each = (self.chunk,) * (self.shape[0] // self.chunk)
+        return (1,), each, each
+
+    def read(self, channels, y, x):
+        rows, columns = (range(r.start // self.chunk, (r.stop - 1) // self.chunk + 1) for r in (y, x))
+        self.reads.update((i, j) for i in rows for j in columns)
+        return super().read(channels, y, x)
+
+
+@pytest.mark.parametrize(("chunk", "most", "mean"), [(20, 2, 1.6), (10, 4, 1.6), (60, 18, 14)])
+def test_how_often_a_pass_over_many_blocks_decodes_a_chunk(chunk, most, mean):
+    image = Counted(240, chunk)
+    places = np.random.default_rng(0).random((9000, 2)) * 240 - 0.5
+    slide = PatchSample("slide", image, np.arange(9000), places)
+    settings = StreamSettings(size=SIZE, batch_size=16, buffer=50, n_threads=0)
+    found = PatchStream(ImagePatches([slide], ("a",), SIZE), [slide], ("a",), settings=settings, scale=None)
+    assert len(keys(found.batches())) == 9000
+    times = list(image.reads.values())
+    assert len(times) == (240 // chunk) ** 2
+    assert 1 < np.mean(times) <= mean
+    assert max(times) <= most
+    image.reads.clear()
+    found.settings = replace(settings, shuffle=False)
+    assert len(keys(found.batches())) == 9000
+    # a chunk of 60 px is read in 9 parts, shuffled each of them up to twice
+    assert set(image.reads.values()) == {1 if chunk < 24 else 9}
 
 
 def test_the_last_small_batch_can_be_left_out():

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -152,6 +153,25 @@ def test_every_runner_gives_the_same_cells(how, samples, model, serial, clusters
     if how == "interrupted":
         cut_off(samples, model, tmp_path / "j")
     same(compute(samples, model, tmp_path / "j", **options), serial)
+
+
+@pytest.mark.parametrize("folder", ["other weights", "half replaced", "gone"])
+def test_workers_get_the_weights_of_this_process(folder, samples, model, serial, clusters, tmp_path):
+    mine = save_embedding(EmbeddingModel(model.net, model.card), tmp_path / "m")
+    if folder == "gone":
+        shutil.rmtree(tmp_path / "m")
+    else:
+        card = (tmp_path / "m" / "embedding.json").read_bytes()
+        save_embedding(tiny_embedding_model(MARKERS, seed=1), tmp_path / "m")
+        if folder == "half replaced":
+            (tmp_path / "m" / "embedding.json").write_bytes(card)
+    same(compute(samples, mine, tmp_path / "j", client=clusters(1)), serial)
+
+
+def test_a_folder_that_holds_the_model_is_not_copied(model):
+    runner = EmbedRunner(model, EmbedConfig(device="cpu"), ("cpu",))
+    with runner._model_folder() as folder:
+        assert folder == model.path
 
 
 def small_blocks(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +15,12 @@ import pytest
 import torch
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.engine.embedding.contrastive import nt_xent
 from nimbus_sd.engine.embedding.probe import Probe, measure
 from nimbus_sd.engine.embedding.supply import MemorySupply
 from nimbus_sd.engine.embedding.train_config import EmbeddingTrainConfig
 from nimbus_sd.engine.embedding.train_loop import EmbeddingData, fit_embedding
-from nimbus_sd.engine.embedding.train_step import EmbeddingState
+from nimbus_sd.engine.embedding.train_step import EmbeddingState, draw_views
 
 MARKERS = ("a", "b", "c", "d")
 TINY = replace(
@@ -171,6 +173,18 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     assert (tmp_path / "last.pt").read_bytes() == bytes_before
 
 
+def test_a_configuration_that_can_not_be_written_leaves_the_old_one(tmp_path):
+    fit_embedding(data(), TINY, out=tmp_path, stop_at=1, **QUIET)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fit_embedding(data(), TINY, out=tmp_path, stop_at=2, **QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert json.loads((tmp_path / "config.json").read_text()) == TINY.to_dict()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights(tmp_path):
     good = data()
     fit_embedding(good, TINY, out=tmp_path, stop_at=3, **QUIET)
@@ -206,6 +220,19 @@ def test_every_cell_is_drawn_once_per_pass_and_shares_make_the_batch():
         assert together.tolist() == [*a, *b]
 
 
+def test_a_pass_is_put_in_order_once(monkeypatch):
+    patches = np.arange(40)[:, None, None, None]
+    expected = [MemorySupply(patches, 8, 3).rows(step).tolist() for step in range(12)]
+    drawn, draw = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or draw(seed))
+    supply = MemorySupply(patches, 8, 3)
+    assert [supply.rows(step).tolist() for step in range(12)] == expected
+    assert len(drawn) == 3
+    assert supply.rows(1).tolist() == expected[1]
+    threaded = MemorySupply(patches, 8, 3, n_threads=4)
+    assert [b.ravel().tolist() for b in threaded.batches(0, 12)] == expected
+
+
 def test_lightning_takes_the_same_steps(tmp_path):
     pytest.importorskip("lightning")
     from nimbus_sd.engine.embedding.train_lightning import fit_embedding_lightning
@@ -223,12 +250,32 @@ def test_lightning_takes_the_same_steps(tmp_path):
         fit_embedding_lightning(data(config=odd), odd, devices=2, strategy="ddp_spawn", **QUIET)
 
 
-def test_two_processes_keep_the_same_weights(tmp_path):
+def loss_over_two_processes(config):
+    """First loss of the first of two processes, its views compared with those of both."""
+    model = EmbeddingState.fresh(config, MARKERS).model.train()
+    projected = []
+    for part in (0, 1):
+        (raw,) = data(config=config).supply.batches(0, 1, part=part, parts=2)
+        here = {"scale": np.full(4, 200.0), "step": 0, "part": part, "device": torch.device("cpu")}
+        projected.append(model(draw_views(raw, config, **here)).detach())
+    mine, other = (torch.nn.functional.normalize(z, dim=-1).flatten(0, 1) for z in projected)
+    alone = nt_xent(projected[0], temperature=config.temperature)
+    both = nt_xent(
+        projected[0], temperature=config.temperature, gather=lambda rows: (torch.cat([mine, other]), 0)
+    )
+    return float(both), float(alone)
+
+
+def test_two_processes_compare_with_all_views_and_keep_the_same_weights(tmp_path):
     pytest.importorskip("lightning")
     script = Path(__file__).with_name("two_processes.py")
     subprocess.run([sys.executable, "-W", "ignore", str(script), str(tmp_path)], check=True, timeout=200)
     (first, told), (second, silent) = (torch.load(tmp_path / f"rank{i}", weights_only=True) for i in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert silent == {}, "only one process looks"
-    assert [r["step"] for r in rows_of(tmp_path / "run")] == ["4"]
-    assert float(rows_of(tmp_path / "run")[0]["loss"]) == pytest.approx(told["loss"], abs=1e-5)
+    rows = rows_of(tmp_path / "run")
+    assert [r["step"] for r in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["loss"]) == pytest.approx(told["loss"], abs=1e-5)
+    both, alone = loss_over_two_processes(replace(TINY, every=1))
+    assert abs(both - alone) > 0.1
+    assert float(rows[0]["loss"]) == pytest.approx(both, abs=1e-4)

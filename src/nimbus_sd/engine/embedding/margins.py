@@ -12,6 +12,7 @@ from threading import Lock
 import numpy as np
 
 from nimbus_sd.arrays import Interval
+from nimbus_sd.arrays.tiling import join_chunks
 from nimbus_sd.engine.source import ImageSource
 
 Rect = tuple[Interval, Interval]
@@ -30,18 +31,7 @@ def block_edges(chunks: Sequence[int]) -> np.ndarray:
     >>> block_edges([5000]).tolist()
     [0, 1666, 3333, 5000]
     """
-    edges = [0]
-    for stop in np.cumsum(chunks).tolist():
-        if stop - edges[-1] > _LONGEST:
-            parts = -(-(stop - edges[-1]) // _LONGEST)
-            edges += [edges[-1] + (stop - edges[-1]) * k // parts for k in range(1, parts + 1)]
-        elif stop - edges[-1] >= _SIDE:
-            edges.append(stop)
-    total = int(np.sum(chunks))
-    if edges[-1] < total:  # what is left joins its neighbour if it is narrow
-        narrow = len(edges) > 1 and total - edges[-1] < _SIDE // 2
-        edges[-1 if narrow else len(edges) :] = [total]
-    return np.array(edges)
+    return np.array(join_chunks(chunks, least=_SIDE, longest=_LONGEST))
 
 
 @dataclass(frozen=True)
@@ -52,19 +42,21 @@ class _Margin:
     planes: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Entry:
     """Margins of one block; waited for while a thread reads it."""
 
     image: ImageSource = field(repr=False)  # kept, so that no other image gets its id
     margins: Future[tuple[_Margin, ...]]
+    counted: int = 0  # bytes of it in the cache's sum
 
 
 class MarginCache:
     """Reads blocks whole and keeps their right and bottom margins.
 
     Patches of a block reach into those above and to the left. Where these were read
-    before, in a pass in chunk order, their chunks are not decoded again. Threads share one.
+    before, in a pass in chunk order, their chunks are not decoded again; where not, that is
+    done once for all three blocks that may ask. Threads share one.
 
     Parameters
     ----------
@@ -81,22 +73,7 @@ class MarginCache:
 
     def read(self, image: ImageSource, channels: list[int], block: Rect, rect: Rect) -> np.ndarray:
         """Return ``(len(channels), y, x)`` pixels of `rect`, the block and what surrounds it."""
-        key = (id(image), tuple(channels), block)
-        entry = _Entry(image, Future())
-        with self._lock:
-            self._drop(key)
-            self._entries[key] = entry
-        try:
-            planes = image.read(channels, *block)
-        except BaseException:
-            entry.margins.set_result(())  # who waits reads by itself, and gets the error itself
-            raise
-        entry.margins.set_result(tuple(self._margins(planes, block)))
-        with self._lock:
-            if self._entries.get(key) is entry:  # it may be the oldest already, and gone
-                self._held += _bytes(entry)
-            while self._held > self._limit and len(self._entries) > 1:
-                self._drop(next(iter(self._entries)))
+        planes = self._read(image, channels, block)
         whole = _cut(_Margin(block, planes), rect)
         if whole is not None:
             return whole
@@ -110,6 +87,27 @@ class MarginCache:
             )
         return out
 
+    def _read(self, image: ImageSource, channels: list[int], block: Rect) -> np.ndarray:
+        """All of a block; its margins are kept."""
+        key = (id(image), tuple(channels), block)
+        entry = _Entry(image, Future())
+        with self._lock:
+            self._drop(key)
+            self._entries[key] = entry
+        try:
+            planes = image.read(channels, *block)
+        except BaseException:
+            entry.margins.set_result(())  # who waits reads by itself, and gets the error itself
+            raise
+        entry.margins.set_result(tuple(self._margins(planes, block)))
+        with self._lock:
+            if self._entries.get(key) is entry:  # it may be the oldest already, and gone
+                entry.counted = sum(m.planes.nbytes for m in entry.margins.result())
+                self._held += entry.counted
+            while self._held > self._limit and len(self._entries) > 1:
+                self._drop(next(iter(self._entries)))
+        return planes
+
     def _piece(self, image: ImageSource, channels: list[int], owner: Rect, piece: Rect) -> np.ndarray:
         with self._lock:
             entry = self._entries.get((id(image), tuple(channels), owner))
@@ -117,6 +115,9 @@ class MarginCache:
             found = _cut(margin, piece)
             if found is not None:
                 return found
+        if entry is None and _chunks(image, piece) == _chunks(image, owner):
+            # all of it is decoded anyhow, and other neighbours will ask for its margins too
+            return self._read(image, channels, owner)[:, *_within(piece, owner)]
         return image.read(channels, *piece)
 
     def _margins(self, planes: np.ndarray, block: Rect) -> Iterator[_Margin]:
@@ -128,12 +129,8 @@ class MarginCache:
 
     def _drop(self, key: tuple) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None and entry.margins.done():
-            self._held -= _bytes(entry)
-
-
-def _bytes(entry: _Entry) -> int:
-    return sum(m.planes.nbytes for m in entry.margins.result())
+        if entry is not None:
+            self._held -= entry.counted
 
 
 def _within(piece: Rect, rect: Rect) -> tuple[slice, slice]:
@@ -146,6 +143,14 @@ def _cut(margin: _Margin, piece: Rect) -> np.ndarray | None:
     if any(p.start < r.start or p.stop > r.stop for p, r in zip(piece, margin.rect, strict=True)):
         return None
     return margin.planes[:, *_within(piece, margin.rect)]
+
+
+def _chunks(image: ImageSource, rect: Rect) -> list[list[int]]:
+    """First and last chunk that a rectangle touches, along y and x."""
+    ends = [np.cumsum(sizes) for sizes in image.chunks[1:]]
+    return [
+        np.searchsorted(e, [r.start, r.stop - 1], "right").tolist() for e, r in zip(ends, rect, strict=True)
+    ]
 
 
 def _pieces(image: ImageSource, rect: Rect) -> Iterator[tuple[Rect, Rect]]:

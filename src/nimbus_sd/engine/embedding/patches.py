@@ -83,7 +83,7 @@ def plan_blocks(sample: PatchSample, size: int) -> list[PatchBlock]:
     Raises
     ------
     InputError
-        If the image is too small for such patches, or a centre lies outside it.
+        If the image is smaller than the patches, or a centre lies outside it.
     """
     check_size(sample, size)
     if not len(sample):
@@ -105,15 +105,15 @@ def plan_blocks(sample: PatchSample, size: int) -> list[PatchBlock]:
 
 
 def check_size(sample: PatchSample, size: int) -> None:
-    """Raise :class:`InputError` unless every centre lies in the image, and reflection can fill its patch."""
+    """Raise :class:`InputError` unless every centre lies in the image, and no patch is larger than that."""
     shape, name = sample.image.shape, sample.image.name
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         msg = f"size={size!r} must be a whole number of px, at least 1, for instance 32"
         raise InputError(msg)
-    if size // 2 >= min(shape):
+    if size > min(shape):
         msg = (
             f"image {name!r} is {shape[0]} x {shape[1]} px, too small for patches of {size} px; "
-            f"take size={max(2 * min(shape) - 1, 1)} or less"
+            f"they can have at most {min(shape)} px there"
         )
         raise InputError(msg)
     finite = np.isfinite(sample.centers).all(axis=1)

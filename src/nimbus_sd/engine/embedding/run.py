@@ -15,7 +15,7 @@ from nimbus_sd.engine.embedding.job import EmbedConfig, EmbedJob
 from nimbus_sd.engine.embedding.margins import MarginCache
 from nimbus_sd.engine.local import run_local
 from nimbus_sd.engine.work import Block, Scored
-from nimbus_sd.models.embedding import EmbeddingModel, save_embedding
+from nimbus_sd.models.embedding import EmbeddingModel, is_stored, save_embedding
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,8 +75,8 @@ class EmbedRunner:
 
     @contextmanager
     def _model_folder(self) -> Iterator[Path]:
-        """What the workers load the model from: its folder, or a copy of one that has none."""
-        if self.model.path is not None:
+        """What the workers load the model from: its folder, or a copy if that does not hold it (any more)."""
+        if self.model.path is not None and is_stored(self.model):
             yield self.model.path
             return
         with tempfile.TemporaryDirectory(prefix="nimbus-sd-model-") as folder:

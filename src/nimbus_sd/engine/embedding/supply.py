@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -65,6 +65,8 @@ class MemorySupply:
     batch: int
     seed: int
     n_threads: int = 1
+    # pass and its order, of the pass that was asked for last
+    _kept: list[tuple[int, np.ndarray]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -77,8 +79,16 @@ class MemorySupply:
     def rows(self, step: int) -> np.ndarray:
         """Cells of a step, int64 ``(batch,)``."""
         turn, at = place(step, len(self), self.batch)
+        return self._pass(turn)[at * self.batch : (at + 1) * self.batch]
+
+    def _pass(self, turn: int) -> np.ndarray:
+        """Order of all cells in a pass; threads share the one of the current pass."""
+        for known, order in self._kept:
+            if known == turn:
+                return order
         order = np.random.default_rng((self.seed, _ORDER, turn)).permutation(len(self))
-        return order[at * self.batch : (at + 1) * self.batch]
+        self._kept[:] = [(turn, order)]
+        return order
 
     def batches(self, first: int, end: int, *, part: int = 0, parts: int = 1) -> Iterator[np.ndarray]:
         """See :class:`PatchSupply`."""
