@@ -233,3 +233,18 @@ def test_another_model_in_the_folder_is_not_overwritten(sdata, tmp_path):
     with pytest.raises(InputError, match="holds a model of another run"):
         nb.tl.train_embedding(sdata, out=tmp_path, **QUIET)
     assert json.loads((tmp_path / "embedding.json").read_text())["sha256"] == model.card.sha256
+
+
+def test_a_run_does_not_go_on_with_channels_in_other_places(tmp_path):
+    """The same names over other planes are other pixels, though cells, markers and scales are the same."""
+    sdata = tissue(shape=(96, 96))
+    options = {**QUIET, "channels": ["CD3", "PanCK"], "out": tmp_path}
+    scales = nb.pp.normalization(sdata, channels=["CD3", "PanCK"], progress=False)
+    nb.tl.train_embedding(sdata, stop_at=1, normalization=scales, **options)
+    for name in list(sdata.images):
+        names = [str(c) for c in sdata.images[name].coords["c"].values]
+        a, b = names.index("CD3"), names.index("PanCK")
+        names[a], names[b] = names[b], names[a]
+        sdata.images[name] = sdata.images[name].assign_coords(c=names)
+    with pytest.raises(InputError, match="other"):
+        nb.tl.train_embedding(sdata, normalization=scales, **options)

@@ -156,10 +156,11 @@ def subset(samples: Sequence[PatchSample], rows: np.ndarray) -> list[PatchSample
 
 
 def fingerprint(samples: Sequence[PatchSample], markers: Sequence[str], scale: np.ndarray) -> str:
-    """Hash of cells, markers and scales: a run is not continued with others."""
+    """Hash of cells, markers, where images have them, and scales: a run is not continued with others."""
     digest = hashlib.sha256(repr((list(markers), np.asarray(scale, float).tolist())).encode())
     for sample in samples:
-        digest.update(repr((sample.region, sample.image.name, sample.image.shape)).encode())
+        where = [sample.image.channels.index(m) for m in markers]
+        digest.update(repr((sample.region, sample.image.name, sample.image.shape, where)).encode())
         digest.update(np.ascontiguousarray(sample.ids, np.int64).tobytes())
         digest.update(np.ascontiguousarray(sample.centers, np.float64).tobytes())
     return digest.hexdigest()[:16]
