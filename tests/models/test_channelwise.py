@@ -147,6 +147,7 @@ def test_save_and_load(tmp_path, kind):
     x = torch.rand(2, 4, 16, 16)
     torch.testing.assert_close(found.net(x), net(x), rtol=0, atol=0)
     assert nb.models.load_embedding(found) is found
+    assert repr(found) == f"EmbeddingModel('mine', 4 markers, {str(tmp_path / 'm')!r})"
 
 
 def test_a_save_that_fails_leaves_the_old_model(tmp_path):
@@ -208,3 +209,5 @@ def test_damaged_models_are_refused(tmp_path):
     with pytest.raises(InputError, match="train_embedding"):
         nb.models.load_embedding(3)
     assert replace(model.card, name="x").name == "x"
+    with pytest.raises(WeightsError, match=r"nb\.tl\.predict"):
+        nb.models.load_embedding("nimbus-sd-s")

@@ -383,3 +383,27 @@ def test_a_card_without_a_scale_is_refused(sdata, tiny, embed, unchanged):
     model = replace(tiny, card=replace(tiny.card, scale={"CD3": 1.0}))
     with unchanged(sdata), pytest.raises(InputError, match=r"no scale for \['CD8', 'CD20'\]"):
         embed(sdata, model=model)
+
+
+def test_a_stored_table_annotates_stored_centres(tmp_path, sdata, embed):
+    sdata.write(tmp_path / "a.zarr")
+    stored = sd.read_zarr(tmp_path / "a.zarr")
+    x, y = np.random.default_rng(0).uniform(20, 45, (2, 30))
+    stored["nuclei"] = PointsModel.parse(
+        np.stack([x, y], 1), transformations={"fov0": get_transformation(stored["fov0_image"], "fov0")}
+    )
+    with pytest.raises(InputError, match=r"write_element\('nuclei'\)"):
+        embed(stored, centers="nuclei", write=True)
+    assert "embedding" not in stored.tables
+    stored.write_element("nuclei")
+    embed(stored, centers="nuclei", write=True)
+    assert sd.read_zarr(tmp_path / "a.zarr")["embedding"].n_obs == 30
+
+
+def test_labels_win_over_points_and_it_is_said(sdata, embed, caplog):
+    sdata["nuclei"] = PointsModel.parse(
+        np.full((3, 2), 30.0), transformations={"fov0": get_transformation(sdata["fov0_image"], "fov0")}
+    )
+    table = embed(sdata)
+    assert set(table.obs["region"]) == {"fov0_labels"}
+    assert "others are there too: 'nuclei'" in caplog.text

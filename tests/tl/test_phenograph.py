@@ -200,6 +200,11 @@ class TestSubcluster:
         assert {"b,1,0", "b,0"} <= set(adata.obs["deep"].cat.categories)
         assert set(adata.uns["subcluster"]) == {"deep"}
 
+    def test_a_cluster_without_a_large_part_stays_whole(self, adata):
+        with pytest.warns(NimbusWarning, match="min_cells=1000"):
+            nb.tl.subcluster(adata, "type", "t1", min_cells=1000)
+        assert adata.obs["type_sub"].tolist() == adata.obs["type"].tolist()
+
     @pytest.mark.parametrize(
         ("arguments", "error", "match"),
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from nimbus_sd._sdata.center_elements import CenterElement, find_element
 from nimbus_sd._sdata.samples import check_arguments, common_channels
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 
+log = logging.getLogger("nimbus_sd")
+
+_KINDS = ("labels", "points", "shapes")
 _SNAP = 1e-6  # px; rounding errors of a transformation must not put a cell outside
 
 
@@ -190,7 +194,7 @@ def _guess(sdata: SpatialData, image: str | None, system: str | None) -> list[_P
     """All labels, else all points, else all shapes; with an image, the one that overlaps it."""
     if image is not None:
         el.get_image(sdata, image)
-    for kind in ("labels", "points", "shapes"):
+    for kind in _KINDS:
         found = [find_element(sdata, name) for name in getattr(sdata, kind)]
         if not found:
             continue
@@ -203,6 +207,10 @@ def _guess(sdata: SpatialData, image: str | None, system: str | None) -> list[_P
                 listed = ", ".join(map(repr, rivals))
                 msg = f"image {pair.image!r}: which centres? Candidates ({kind}): {listed}; pass centers="
                 raise InputError(msg)
+        rest = [k for k in _KINDS[_KINDS.index(kind) + 1 :] if len(getattr(sdata, k))]
+        if rest:
+            others = ", ".join(repr(name) for k in rest for name in getattr(sdata, k))
+            log.warning("cell centres: those of all %s; others are there too: %s (centers=)", kind, others)
         return pairs
     msg = (
         "the object has no labels, points or shapes to take cell centres from; add a segmentation or "

@@ -50,7 +50,7 @@ def check_new_name(
         raise InputError(msg)
     taken = {element: k for k in KINDS for element in getattr(sdata, k)}
     if write:
-        taken |= _on_disk(sdata)
+        taken |= on_disk(sdata)
     for other, other_kind in taken.items():
         if other.casefold() != name.casefold():
             continue
@@ -58,12 +58,13 @@ def check_new_name(
             msg = f"{other!r} is the name of another element, in {other_kind}; pass another {argument}="
             raise InputError(msg)
         if not overwrite:
-            what = kind.removesuffix("s") if kind != "labels" else kind
+            what = kind.removesuffix("s") if kind in ("images", "tables") else kind
             msg = f"{what} {name!r} exists; pass overwrite=True to replace it, or another {argument}="
             raise InputError(msg)
 
 
-def _on_disk(sdata: SpatialData) -> dict[str, str]:
+def on_disk(sdata: SpatialData) -> dict[str, str]:
+    """Elements of the store behind an object: name to kind."""
     remote = store_behind(sdata)
     if remote is not None:
         return remote_elements(remote)

@@ -106,7 +106,10 @@ class EmbeddingCard:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(**values)
         except FileNotFoundError:
-            msg = f"no embedding model at {path.parent}; its folder holds {CARD_FILE} beside a weight file"
+            msg = (
+                f"no embedding model at {path.parent}; its folder holds {CARD_FILE} beside weights; "
+                "nb.tl.train_embedding makes one (models of nb.models.list() are for nb.tl.predict)"
+            )
             raise WeightsError(msg) from None
         except (ValueError, TypeError) as error:
             valid = ", ".join(f.name for f in fields(cls))
@@ -132,6 +135,10 @@ class EmbeddingModel:
     net: ChannelwiseNet
     card: EmbeddingCard
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        where = "" if self.path is None else f", {str(self.path)!r}"
+        return f"EmbeddingModel({self.name!r}, {len(self.markers)} markers{where})"
 
     @property
     def name(self) -> str:

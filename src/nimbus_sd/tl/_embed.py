@@ -12,12 +12,13 @@ from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
-from nimbus_sd._sdata.centers import CenterSet
+from nimbus_sd._sdata.centers import CenterSample, CenterSet
 from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.destination import Destination, destinations
 from nimbus_sd._sdata.embedding_run import EmbedRequest, centers_for, embedded, known_scale, warn_of_mpp
 from nimbus_sd._sdata.embedding_table import embedding_table
 from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd._sdata.target import on_disk
 from nimbus_sd.engine.embedding.job import EmbedConfig
 from nimbus_sd.engine.embedding.patches import check_size
 from nimbus_sd.engine.embedding.run import EmbedRunner
@@ -83,7 +84,7 @@ def embed(
     key_added
         Where the embedding goes in the table's ``obsm``.
     overwrite
-        Replace a table of that name.
+        Replace a table of that name, with all that was added to it.
     write
         True also persists the table in the object's zarr store, atomically. A folder or URL gets
         a small SpatialData store with it for every object, see :func:`nimbus_sd.tl.predict`.
@@ -126,8 +127,9 @@ def embed(
       (see the network's ``activations``): 0 for a marker without signal, and no marker changes
       another's;
     - ``obsm[key_added]`` float32 ``(n_cells, n)``: the embedding;
-    - ``obs``: ``region``, ``instance_id`` (int64; label id or index), ``border`` (whether the
-      patch reaches beyond the image and was filled by reflection), ``area_px`` for labels;
+    - ``obs``, indexed ``<element>_<id>``: ``region``, ``instance_id`` (int64; label id or index),
+      ``border`` (whether the patch reaches beyond the image and was filled by reflection),
+      ``area_px`` for labels;
     - ``obsm["spatial"]``: centres (x, y) in the coordinate system;
     - ``var["scale"]``: intensity that maps to 1, image units;
     - ``uns["nimbus_embedding"]``: what is needed to repeat the run.
@@ -139,7 +141,8 @@ def embed(
     InputError
         If an image lacks markers of the model, elements can't be paired, a patch is larger than
         the image, a centre lies outside it, pixels are negative or not finite, there is no cell,
-        the table exists, or another run works on the store. Nothing is written then.
+        the table exists, centres are not in the store that ``write=True`` writes to, or another run
+        works on the store. Nothing is written then.
     ElementNotFoundError
         If an element does not exist.
     WeightsError
@@ -183,6 +186,7 @@ def embed(
     )
     for sample in found.samples:
         check_size(sample.patches, loaded.card.crop)
+        _check_stored(targets[sample.of], sample)
     _warn_of_empty(found)
     warn_of_mpp(loaded, found)
     runner = EmbedRunner.make(loaded, config, active_client(client))
@@ -201,6 +205,16 @@ def embed(
 def _check_key(key: object) -> None:
     if not isinstance(key, str) or not key or key == "spatial" or "/" in key:
         msg = f"key_added={key!r} can't name the embedding; valid: a name such as 'X_nextchannel'"
+        raise InputError(msg)
+
+
+def _check_stored(target: Destination, sample: CenterSample) -> None:
+    """A stored table must annotate something that is stored."""
+    if target.own and sample.region not in on_disk(target.sdata):
+        msg = (
+            f"write=True: the {sample.kind} {sample.region!r} are in memory only, and the stored table would "
+            f"annotate what is not there; call sdata.write_element({sample.region!r}) first"
+        )
         raise InputError(msg)
 
 

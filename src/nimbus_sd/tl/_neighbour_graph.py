@@ -153,8 +153,8 @@ def cluster_cells(
     labels[np.bincount(labels)[labels] < settings.min_cells] = -1
     if (labels < 0).all():
         warnings.warn(
-            f"{where}: no cluster has min_cells={settings.min_cells} cells, so all are {NO_CLUSTER!r}; give "
-            "a smaller min_cells or resolution, or a larger k",
+            f"{where}: no cluster has min_cells={settings.min_cells} cells; give a smaller min_cells or "
+            "resolution, or a larger k",
             NimbusWarning,
             stacklevel=3,
         )

@@ -51,7 +51,7 @@ def subcluster(
         As in :func:`nimbus_sd.tl.phenograph`.
     min_cells
         Parts of fewer cells become one, called ``"3,-1"``: no cluster, and unknown to
-        :func:`nimbus_sd.tl.rediscovery`.
+        :func:`nimbus_sd.tl.rediscovery`. A cluster of which no part has as many stays whole.
     key_added
         Column of ``obs`` to write; None takes ``f"{cluster_key}_sub"``. May be `cluster_key`
         itself, to split what was split before once more.
@@ -108,11 +108,14 @@ def subcluster(
         rows = np.flatnonzero(column.codes == column.categories.get_loc(name))
         where = f"cluster {name!r} of obs[{cluster_key!r}]"
         labels, _, score = cluster_cells(values[rows], settings, n_jobs=n_jobs, where=where)
+        modularity.append(score)
+        if (labels < 0).all():
+            parts[name] = [name]
+            continue
         text[rows] = [f"{name},{i}" for i in labels]
         parts[name] = [
             f"{name},{i}" for i in [*range(labels.max() + 1), *([-1] if (labels < 0).any() else [])]
         ]
-        modularity.append(score)
     names = [new for old in column.categories for new in parts.get(old, [old])]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
