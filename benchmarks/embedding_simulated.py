@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from spatialdata.transformations import Identity
 
 import nimbus_sd as nb
 from _probe import clustered, levelled, own_rates, rediscovered
+from nimbus_sd.engine.embedding.train_config import EmbeddingTrainConfig
 from nimbus_sd.simulation import FieldConfig, PlatformConfig, SegmentationConfig, simulate_field
 
 MPP, SIDE = 0.5, 768
@@ -145,6 +147,8 @@ def main() -> None:
     )
     parser.add_argument("--fields", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, help="None takes the default of train_embedding")
     parser.add_argument("--platform", default="fluorescence16")
     parser.add_argument("--centers", choices=("given", "detected"), default="given")
     parser.add_argument("--epochs", type=int)
@@ -152,7 +156,10 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     tables: dict[str, list[pd.Series]] = {}
-    for seed in range(args.seeds):
+    config = EmbeddingTrainConfig.small()
+    if args.temperature is not None:
+        config = replace(config, temperature=args.temperature)
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         sdata, cells = simulate(args.fields, args.platform, seed)
         types = cells.type.to_numpy(str)
         lineages = cells.type.replace(LINEAGES).to_numpy(str)
@@ -165,6 +172,7 @@ def main() -> None:
                 sdata,
                 centers=centers,
                 architecture=architecture,
+                config=config,
                 epochs=args.epochs,
                 seed=seed,
                 mpp=MPP,

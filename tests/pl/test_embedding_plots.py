@@ -325,6 +325,14 @@ class TestGallery:
         with pytest.raises(InputError, match="coordinate system 'fov'"):
             nb.pl.cell_gallery(field.sdata, "CD3", table="embedding")
 
+    def test_activations_are_neither_positive_nor_uncertain(self, field):
+        without_labels(field, "points")
+        ax = nb.pl.cell_gallery(field.sdata, ["CD3", "CD8"], table="embedding", pick="high", n=3, show=False)
+        assert {to_rgb(t.get_color()) for t in ax.texts} == {(1.0, 1.0, 1.0)}
+        assert ax.get_legend() is None
+        with pytest.raises(InputError, match="valid: random, high, low"):
+            nb.pl.cell_gallery(field.sdata, "CD3", table="embedding", pick="least_certain")
+
     def test_a_map_of_cells_without_labels_has_dots(self, field):
         table = without_labels(field, "shapes")
         ax = nb.pl.spatial_map(field.sdata, "kind", table="embedding", show=False)[0]

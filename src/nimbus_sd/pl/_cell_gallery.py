@@ -29,7 +29,7 @@ from nimbus_sd.pl._gallery_cells import (
 from nimbus_sd.pl._gallery_crops import crop_side, read_crops
 from nimbus_sd.pl._gallery_panels import Row, caption, tiles, write
 from nimbus_sd.pl._intensity import check_scale
-from nimbus_sd.pl._table import groups, pick_markers, scales, thresholds, values
+from nimbus_sd.pl._table import groups, pick_markers, quantity, scales, thresholds, values
 
 _MAX_ROWS = 40
 _MAX_CROPS = 30
@@ -103,7 +103,8 @@ def cell_gallery(
     layer
         Layer with the scores; None takes ``X``.
     threshold
-        Above it a cell is positive; one number, or one per marker.
+        Above it a cell is positive; one number, or one per marker. Activations of an embedding
+        have none: they are written as they are, and can't be picked by certainty.
     normalization
         What intensity counts as 1; None takes ``table.var["scale"]``, else the 0.999
         quantile of the row's crops.
@@ -200,11 +201,16 @@ def _marker_rows(
     adata: ad.AnnData, names: list[str], layer: str | None, cut: np.ndarray, pick: str, n: int, seed: int
 ) -> list[Row]:
     scores = values(adata, names, layer, where="the table")
+    judged = layer is not None or quantity(adata, layer, scores)[1]
+    if not judged and "certain" in pick:
+        msg = f"pick={pick!r} asks for scores, and these are activations; valid: random, high, low"
+        raise InputError(msg)
     rows = []
     for name, score, threshold in zip(names, scores.T, cut, strict=True):
         cells = pick_by_score(score, threshold, pick=pick, n=n, seed=seed)
         texts = [f"{score[c]:.2f}" for c in cells]
-        marks = [style.POSITIVE if score[c] > threshold else style.NEGATIVE for c in cells]
+        sides = [style.POSITIVE if score[c] > threshold else style.NEGATIVE for c in cells]
+        marks = sides if judged else ["white"] * cells.size
         rows.append(Row(name, [name], cells, texts, marks))
     return rows
 

@@ -97,6 +97,8 @@ def caption(
             for name, c in zip(rows[0].channels, colours, strict=True)
         ]
     ax.set_xlabel(told, loc="left")
+    if not handles:
+        return
     ax.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(1.0, -0.08 / len(rows)), ncols=len(handles),
         handlelength=1.2, borderaxespad=0.1, columnspacing=1.2,
