@@ -117,8 +117,9 @@ def bench(session: nox.Session) -> None:
     """Print every benchmark's ratios; Nimbus-Inference and harpy get environments of their own."""
     _install(session)
     env = Path(session.create_tmp()) / "nimbus-inference"
-    for script in ("forward.py", "reader.py", "tiles.py", "simulated.py", "cluster.py", "gpu.py", "som.py"):
-        session.run("python", f"benchmarks/{script}")
+    for name in ("forward", "reader", "tiles", "simulated", "cluster", "gpu", "som", "patches", "embed"):
+        session.run("python", f"benchmarks/{name}.py")
+    session.run("python", "benchmarks/embedding_simulated.py", "--architectures", "next_channel")
     session.run("python", "benchmarks/memory.py")
     session.run("python", "benchmarks/memory.py", "--plan")
     session.run("python", "benchmarks/integrated_expression.py", "--harpy-python", _harpy(session))
@@ -126,3 +127,4 @@ def bench(session: nox.Session) -> None:
     if os.environ.get("NIMBUS_SD_DATA"):
         for script in ("dcis.py", "codex.py", "phenotypes.py"):
             session.run("python", f"benchmarks/{script}")
+        session.run("python", "benchmarks/embedding_dcis.py", "--epochs", "3")
