@@ -7,6 +7,7 @@ import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def local_cluster(n):
 @pytest.fixture(scope="module")
 def clusters():
     """Clusters by their number of workers, started when they are asked for."""
-    with ExitStack() as stack:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as path:
+        path.syspath_prepend(Path(__file__).parents[3])  # workers import this file's image
         yield cache(lambda n: stack.enter_context(local_cluster(n)))
 
 
