@@ -12,7 +12,7 @@ import pytest
 import spatialdata as sd
 
 from nimbus_sd._sdata.elements import finest
-from nimbus_sd.tl import _results
+from nimbus_sd.tl import _predict_table, _results
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def full_disk(limit: int) -> Iterator[None]:
 @pytest.fixture
 def full_when_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full once the scores are known."""
-    real = _results.commit
+    real = _predict_table.commit
 
     def commit(*args: object, **options: object) -> None:
         with full_disk(300):
             real(*args, **options)
 
-    monkeypatch.setattr(_results, "commit", commit)
+    monkeypatch.setattr(_predict_table, "commit", commit)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.center_elements import CenterElement, find_element
+from nimbus_sd._sdata.resolve import only_image
 from nimbus_sd._sdata.samples import check_arguments, common_channels
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 
@@ -231,23 +232,15 @@ def _pair(sdata: SpatialData, element: CenterElement, image: str | None, system:
             f"image: {theirs}); align them with spatialdata.transformations.set_transformation"
         )
         raise InputError(msg)
-    maps = set(el.own_attrs(sdata).get("maps", []))
-    candidates = {
-        name: found
-        for name in sdata.images
-        if name not in maps and (found := element.overlapping(sdata, name, system))
-    }
-    if len(candidates) == 1:
-        name, found = next(iter(candidates.items()))
-        el.get_image(sdata, name)
-        return _Pair(element, name, found[0])
-    if candidates:
-        what = f"several images overlap: {', '.join(map(repr, candidates))}"
-    else:
-        where = f"in coordinate system {system!r}" if system else "in a shared coordinate system"
-        what = f"no image overlaps {where} (images: {', '.join(map(repr, sdata.images)) or 'none'})"
-    msg = f"{element}: {what}; pass image= (one name, or {{element of the centres: image}})"
-    raise InputError(msg)
+    name, shared = only_image(
+        sdata,
+        lambda each: element.overlapping(sdata, each, system),
+        system=system,
+        what=str(element),
+        verb="overlap{}",
+        mapping="{element of the centres: image}",
+    )
+    return _Pair(element, name, shared)
 
 
 def _image(sdata: SpatialData, name: str, of: str) -> el.ElementImage:

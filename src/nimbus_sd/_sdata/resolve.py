@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,23 +161,59 @@ def _overlap_systems(sdata: SpatialData, labels: str, image: str, system: str | 
 
 
 def _pair_by_overlap(sdata: SpatialData, labels: str, system: str | None) -> Pair:
+    image, shared = only_image(
+        sdata,
+        lambda name: _overlap_systems(sdata, labels, name, system),
+        system=system,
+        what=f"labels {labels!r}",
+        verb="overlap{} it",
+        mapping="{labels name: image name}",
+    )
+    return Pair(labels, image, shared)
+
+
+def only_image(
+    sdata: SpatialData,
+    overlapping: Callable[[str], Sequence[str]],
+    *,
+    system: str | None,
+    what: str,
+    verb: str,
+    mapping: str,
+) -> tuple[str, str]:
+    """The one image that overlaps something, score maps apart, and a coordinate system that they share.
+
+    Parameters
+    ----------
+    sdata
+        The object.
+    overlapping
+        From an image's name to the coordinate systems in which it overlaps.
+    system
+        The one that is asked for, for the message.
+    what, verb, mapping
+        What the error calls the thing, what images do (``{}`` is the ending), and what can be passed.
+
+    Raises
+    ------
+    InputError
+        If no image overlaps it, or several do.
+    """
     own_maps = set(el.own_attrs(sdata).get("maps", []))
     candidates = {
-        name: found
-        for name in sdata.images
-        if name not in own_maps and (found := _overlap_systems(sdata, labels, name, system))
+        name: found for name in sdata.images if name not in own_maps and (found := overlapping(name))
     }
     if len(candidates) == 1:
         name, found = next(iter(candidates.items()))
         el.get_image(sdata, name)
-        return Pair(labels, name, found[0])
+        return name, found[0]
     if candidates:
-        what = f"several images overlap it: {', '.join(map(repr, candidates))}"
+        why = f"several images {verb.format('')}: {', '.join(map(repr, candidates))}"
     else:
         images = ", ".join(map(repr, sdata.images)) or "none"
         where = f"in coordinate system {system!r}" if system else "in a shared coordinate system"
-        what = f"no image overlaps it {where} (images: {images})"
-    msg = f"labels {labels!r}: {what}; pass image= (one name, or {{labels name: image name}})"
+        why = f"no image {verb.format('s')} {where} (images: {images})"
+    msg = f"{what}: {why}; pass image= (one name, or {mapping})"
     raise InputError(msg)
 
 

@@ -41,14 +41,19 @@ class SampleSet:
 
     def objects(self) -> dict[str, slice]:
         """Which samples come from each object of a cohort."""
-        found: dict[str, slice] = {}
-        for i, sample in enumerate(self.samples):
-            found[sample.of] = slice(found[sample.of].start if sample.of in found else i, i + 1)
-        return found
+        return parts_of([sample.of for sample in self.samples])
 
     def part(self, which: slice) -> SampleSet:
         """Some of the samples, with all markers."""
         return SampleSet(self.samples[which], self.channels)
+
+
+def parts_of(names: Sequence[str]) -> dict[str, slice]:
+    """Where each object's samples are, from the objects' names in the order of the samples."""
+    found: dict[str, slice] = {}
+    for i, name in enumerate(names):
+        found[name] = slice(found[name].start if name in found else i, i + 1)
+    return found
 
 
 def resolve_samples(

@@ -50,6 +50,10 @@ class Workers:
     precision: str
     resources: dict[str, float]
 
+    def described(self, device: str | tuple[str, ...]) -> str:
+        """How many, and the device that each is asked for: for the record of a run."""
+        return f"{len(self.addresses)} workers ({device if isinstance(device, str) else ','.join(device)})"
+
 
 def survey(client: Client, device: str | tuple[str, ...], precision: str) -> Workers:
     """Ask the workers what they have.

@@ -72,8 +72,7 @@ class Runner:
         workers = survey(client, config.device, config.precision)
         config = replace(config, precision=workers.precision)
         predictor = Predictor(model, config, resolve_devices("cpu")[0])
-        named = config.device if isinstance(config.device, str) else ",".join(config.device)
-        devices_there = (f"{len(workers.addresses)} workers ({named})",)
+        devices_there = (workers.described(config.device),)
         return cls(model, config, predictor, workers.precision, devices_there, client, workers)
 
     def plan(self, sample: Sample, tile: int | None = None) -> TilePlan:

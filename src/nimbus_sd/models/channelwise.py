@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class ChannelwiseConfig(Protocol):
         ...
 
 
-class ChannelwiseNet(nn.Module):
+class ChannelwiseNet(nn.Module, ABC):
     """Patches to features of single markers (:meth:`activations`), and these to an embedding (:meth:`mix`).
 
     Parameters
@@ -55,9 +56,9 @@ class ChannelwiseNet(nn.Module):
         self.config: Any = config
         self.last = nn.Linear(len(config.markers) * config.features, config.embedding)
 
+    @abstractmethod
     def pooled(self, x: Tensor) -> Tensor:
         """``(b, c, y, x)`` to ``(b, c, features)``, each from its own channel."""
-        raise NotImplementedError
 
     def activations(self, x: Tensor) -> Tensor:
         """Interpretability stage: what each marker adds to an empty channel.

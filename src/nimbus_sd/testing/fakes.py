@@ -64,6 +64,18 @@ def directional_model(net: nn.Module | None = None, **card: Any) -> LoadedModel:
     return LoadedModel(net=(net or DirectionalNet()).eval(), card=ModelCard(**values))
 
 
+def _randomise(net: nn.Module, seed: int, *, gain: float) -> None:
+    """Draw weights and batch-norm statistics anew."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 1.5, generator=generator)
+            elif value.is_floating_point():
+                spread = gain / np.sqrt(max(value[0].numel(), 1)) if value.ndim > 1 else 0.3
+                value.normal_(0, float(spread), generator=generator)
+
+
 def tiny_unet_model(*, width: int = 2, depth: int = 5, seed: int = 0, **card: Any) -> LoadedModel:
     """A small :class:`~nimbus_sd.models.UNet` with random weights and batch-norm statistics.
 
@@ -74,14 +86,7 @@ def tiny_unet_model(*, width: int = 2, depth: int = 5, seed: int = 0, **card: An
     """
     config = UNetConfig(width=width, depth=depth)
     net = UNet(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, value in net.state_dict().items():
-            if key.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif value.is_floating_point():
-                spread = 2.0 / np.sqrt(max(value[0].numel(), 1)) if value.ndim > 1 else 0.3
-                value.normal_(0, float(spread), generator=generator)
+    _randomise(net, seed, gain=2.0)
     architecture = {"width": width, "depth": depth}
     values: dict[str, Any] = {"name": "tiny", "stride": config.stride, "halo": config.halo} | card
     return LoadedModel(net=net.eval(), card=ModelCard(**{"architecture": architecture} | values))
@@ -98,13 +103,6 @@ def tiny_embedding_model(
     8
     """
     net = build_embedding({"kind": kind, "markers": tuple(markers), "size": 2 * crop, "embedding": 12})
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, value in net.state_dict().items():
-            if key.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif value.is_floating_point():
-                spread = 1.5 / np.sqrt(max(value[0].numel(), 1)) if value.ndim > 1 else 0.3
-                value.normal_(0, float(spread), generator=generator)
+    _randomise(net, seed, gain=1.5)
     values: dict[str, Any] = {"name": "tiny", "size": 2 * crop, "crop": crop} | card
     return EmbeddingModel(net.eval(), EmbeddingCard(architecture=architecture_of(net), **values))

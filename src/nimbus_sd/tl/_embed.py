@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anndata import AnnData
 from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
@@ -18,6 +17,7 @@ from nimbus_sd._sdata.destination import Destination, destinations
 from nimbus_sd._sdata.embedding_run import EmbedRequest, centers_for, embedded, known_scale, warn_of_mpp
 from nimbus_sd._sdata.embedding_table import embedding_table
 from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd._sdata.samples import parts_of
 from nimbus_sd._sdata.target import on_disk
 from nimbus_sd.engine.embedding.job import EmbedConfig
 from nimbus_sd.engine.embedding.patches import check_size
@@ -25,7 +25,7 @@ from nimbus_sd.engine.embedding.run import EmbedRunner
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
-from nimbus_sd.tl._predict_table import commit
+from nimbus_sd.tl._predict_table import keep
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -195,11 +195,11 @@ def embed(
     with embedded(request, homes, resume=resume) as outcome:
         made = {
             name: embedding_table(found, which, outcome, runner, key=key_added)
-            for name, which in _objects(found).items()
+            for name, which in parts_of([s.of for s in found.samples]).items()
             if any(map(len, found.samples[which]))
         }
         for name, each in made.items():
-            _keep(targets[name], table, each)
+            keep(targets[name], table, None, each, {}, {})
 
 
 def _check_key(key: object) -> None:
@@ -218,23 +218,7 @@ def _check_stored(target: Destination, sample: CenterSample) -> None:
         raise InputError(msg)
 
 
-def _objects(centers: CenterSet) -> dict[str, slice]:
-    """Which samples come from each object of a cohort."""
-    names = [s.of for s in centers.samples]
-    return {name: slice(names.index(name), names.index(name) + names.count(name)) for name in names}
-
-
 def _warn_of_empty(centers: CenterSet) -> None:
     empty = [f"{s.kind} {s.patches.region!r}" for s in centers.samples if not len(s)]
     if empty:
         warnings.warn(f"no cell in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3)
-
-
-def _keep(target: Destination, name: str, table: AnnData) -> None:
-    """Put a table into the object, and into the store it is for."""
-    if target.place is not None:
-        with warnings.catch_warnings():
-            # the centres are in the other store
-            warnings.filterwarnings("ignore", message=".*annotat", category=UserWarning)
-            commit(target.opened(), name, None, table, {}, {}, write=True)
-    commit(target.sdata, name, None, table, {}, {}, write=target.own)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
+from nimbus_sd._sdata.destination import Destination
 from nimbus_sd._sdata.maps import remember_map
 from nimbus_sd._sdata.persist import persist_map, persist_table
 from nimbus_sd._sdata.run import Outcome
@@ -157,6 +159,26 @@ def commit(
         persist_table(sdata, into, overwrite=True, table=shallow_with(old, **changed))
     old.layers["nimbus"] = result
     old.uns["nimbus"] = provenance
+
+
+def keep(
+    target: Destination,
+    table: str,
+    into: str | None,
+    result: Any,
+    provenance: dict[str, Any],
+    maps: Mapping[str, Any],
+) -> None:
+    """Put results into an object, and into the store they are for, see :func:`commit`."""
+    kept = dict(maps)
+    if target.place is not None:
+        there = target.opened()
+        with warnings.catch_warnings():
+            # what the table annotates is in the other store
+            warnings.filterwarnings("ignore", message=".*annotat", category=UserWarning)
+            commit(there, table, None, result, provenance, kept, write=True)
+        kept = {name: there.images[name] for name in kept}
+    commit(target.sdata, table, into, result, provenance, kept, write=target.own)
 
 
 def _replace(sdata: SpatialData, name: str, element: Any) -> None:

@@ -18,7 +18,7 @@ from nimbus_sd._sdata.samples import SampleSet, resolve_samples
 from nimbus_sd._sdata.table import existing_table, join_layer
 from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.engine.run import Runner
-from nimbus_sd.tl._predict_table import commit, provenance_of, table_of_scores
+from nimbus_sd.tl._predict_table import keep, provenance_of, table_of_scores
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,7 @@ class Results:
 
     def keep(self, result: Any, provenance: dict[str, Any], elements: Mapping[str, Any]) -> None:
         """Put table and maps into the object, and into the store they are for."""
-        kept = dict(elements)
-        if self.target.place is not None:
-            there = self.target.opened()
-            with warnings.catch_warnings():
-                # its labels are in the other store
-                warnings.filterwarnings("ignore", message=".*annotat", category=UserWarning)
-                commit(there, self.table, None, result, provenance, kept, write=True)
-            kept = {name: there.images[name] for name in kept}
-        commit(self.target.sdata, self.table, self.into, result, provenance, kept, write=self.target.own)
+        keep(self.target, self.table, self.into, result, provenance, elements)
 
 
 def store_results(

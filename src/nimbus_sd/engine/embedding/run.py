@@ -57,9 +57,8 @@ class EmbedRunner:
         from nimbus_sd.engine.cluster import survey
 
         workers = survey(client, config.device, config.precision)
-        named = config.device if isinstance(config.device, str) else ",".join(config.device)
         config = replace(config, precision=workers.precision)
-        return cls(model, config, (f"{len(workers.addresses)} workers ({named})",), client, workers)
+        return cls(model, config, (workers.described(config.device),), client, workers)
 
     def run(self, job: EmbedJob, blocks: Iterator[Block]) -> Iterator[Scored]:
         """Compute blocks as they come."""

@@ -6,7 +6,6 @@ loop: a run may be begun with one trainer and ended with the other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.lazy import require
 from nimbus_sd.engine.device import resolve_device
 from nimbus_sd.engine.embedding.contrastive import gather_all
@@ -23,7 +21,7 @@ from nimbus_sd.engine.embedding.supply import PatchSupply
 from nimbus_sd.engine.embedding.train_config import EmbeddingTrainConfig
 from nimbus_sd.engine.embedding.train_loop import EmbeddingData, EmbeddingResult, EmbeddingRun, check_stop
 from nimbus_sd.engine.embedding.train_step import check_finite, contrast, draw_views
-from nimbus_sd.engine.training.lightning import launched_rank
+from nimbus_sd.engine.training.lightning import check_share, launched_rank, make_trainer, quiet
 from nimbus_sd.engine.training.report import Bar
 from nimbus_sd.engine.training.step import set_rate
 
@@ -173,44 +171,19 @@ def fit_embedding_lightning(
     if run.state.step >= end:
         run.close()
         return run.result()
-    with warnings.catch_warnings():
-        # about workers of the loader (threads read ahead instead) and other habits of lightning's own
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*isinstance.treespec.*")
-        trainer = make_trainer(run, where, end=end, devices=devices, strategy=strategy, logger=logger)
+    with quiet():
+        trainer = make_trainer(
+            where,
+            steps=end - run.state.step,
+            devices=devices,
+            strategy=strategy,
+            logger=logger,
+            sync_batchnorm=where.type == "cuda",  # torch has it for GPUs alone
+        )
+        check_share("batch_size", run.config.batch, trainer)
         try:
             trainer.fit(ContrastModule(run, end=end, show=progress))
         finally:
             run.close()
     trainer.strategy.barrier()
     return run.result()
-
-
-def make_trainer(
-    run: EmbeddingRun, device: torch.device, *, end: int, devices: int | str, strategy: str, logger: Any
-) -> L.Trainer:
-    """A trainer for the steps that are left, of whose own habits only the parallel ones are kept.
-
-    Raises
-    ------
-    InputError
-        If the batch can't be divided among the processes.
-    """
-    trainer = L.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=devices,
-        strategy=strategy,
-        max_steps=end - run.state.step,
-        max_epochs=1,
-        use_distributed_sampler=False,
-        # torch has it for GPUs alone
-        sync_batchnorm=device.type == "cuda",
-        logger=logger,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    if run.config.batch % trainer.world_size:
-        msg = f"batch_size={run.config.batch} can't be divided among {trainer.world_size} processes"
-        raise InputError(msg)
-    return trainer

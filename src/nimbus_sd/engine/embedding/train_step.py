@@ -17,7 +17,7 @@ from nimbus_sd.engine.embedding.contrastive import Gather, alone, nt_xent
 from nimbus_sd.engine.embedding.inputs import normalise
 from nimbus_sd.engine.embedding.lars import LARS, decay_groups
 from nimbus_sd.engine.embedding.train_config import EmbeddingTrainConfig
-from nimbus_sd.engine.training.state import save_atomic
+from nimbus_sd.engine.training.state import read_checkpoint, save_atomic
 from nimbus_sd.engine.training.step import set_rate
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import build_embedding
@@ -130,16 +130,7 @@ class EmbeddingState:
         InputError
             If it was made with another configuration or other data.
         """
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        for what, mine in (("configuration", config.to_dict()), ("data", dict(data))):
-            old = saved.get("config" if what == "configuration" else "data", {})
-            if old != mine:
-                changed = ", ".join(sorted(k for k in {*old, *mine} if old.get(k) != mine.get(k)))
-                msg = (
-                    f"{path} comes from another {what} ({changed} differ); give another out folder, or "
-                    "delete this one to start anew"
-                )
-                raise InputError(msg)
+        saved = read_checkpoint(path, config.to_dict(), data)
         self.model.load_state_dict(saved["model"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.running, self.metrics = saved["step"], saved["running"], saved["metrics"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,6 @@ def fit_lightning(
         As the plain loop; or if the batch can't be divided.
     """
     where = resolve_device(device)
-    accelerator = {"cuda": "gpu"}.get(where.type, where.type)
     run = Run(
         train,
         validation,
@@ -212,33 +212,59 @@ def fit_lightning(
         run.close()
         return run.result()
     data = StepData(run.sampler, first=run.state.step, end=end, n_threads=n_threads)
-    with warnings.catch_warnings():
-        # about workers of the loader (threads read ahead instead) and other habits of lightning's own
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*isinstance.treespec.*")
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            max_steps=end - run.state.step,
-            max_epochs=1,
-            precision="32-true",  # the steps do their own autocast, alike in both trainers
-            use_distributed_sampler=False,
-            sync_batchnorm=False,
-            logger=logger,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+    with quiet():
+        trainer = make_trainer(
+            where, steps=end - run.state.step, devices=devices, strategy=strategy, logger=logger
         )
-        if run.config.batch % trainer.world_size:
-            msg = f"batch={run.config.batch} can't be divided among {trainer.world_size} processes"
-            raise InputError(msg)
+        check_share("batch", run.config.batch, trainer)
         try:
             trainer.fit(TrainModule(run, end=end, data=data, show=progress))
         finally:
             run.close()
     trainer.strategy.barrier()
     return run.result()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what lightning says of loader workers (threads read ahead instead) and of its own habits."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*isinstance.treespec.*")
+        yield
+
+
+def make_trainer(
+    device: torch.device,
+    *,
+    steps: int,
+    devices: int | str,
+    strategy: str,
+    logger: Any,
+    sync_batchnorm: bool = False,
+) -> L.Trainer:
+    """A trainer for so many steps, of whose own habits only the parallel ones are kept."""
+    return L.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=devices,
+        strategy=strategy,
+        max_steps=steps,
+        max_epochs=1,
+        precision="32-true",  # the steps do their own autocast, alike in both trainers
+        use_distributed_sampler=False,
+        sync_batchnorm=sync_batchnorm,
+        logger=logger,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def check_share(name: str, batch: int, trainer: L.Trainer) -> None:
+    """Raise :class:`InputError` unless the batch can be divided among the processes."""
+    if batch % trainer.world_size:
+        msg = f"{name}={batch} can't be divided among {trainer.world_size} processes"
+        raise InputError(msg)
 
 
 def launched_rank() -> int:

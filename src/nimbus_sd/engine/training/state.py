@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.engine.training.config import TrainConfig
 from nimbus_sd.engine.training.selection import fresh_quantiles
 from nimbus_sd.models.architectures import build
@@ -117,16 +118,7 @@ class TrainState:
         InputError
             If it was made with another configuration or other data.
         """
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        for what, mine in (("configuration", config.to_dict()), ("data", dict(data))):
-            old = saved["config" if what == "configuration" else "data"]
-            if old != mine:
-                changed = ", ".join(sorted(k for k in {*old, *mine} if old.get(k) != mine.get(k)))
-                msg = (
-                    f"{path} comes from another {what} ({changed} differ); give another out folder, or "
-                    "delete this one to start anew"
-                )
-                raise InputError(msg)
+        saved = read_checkpoint(path, config.to_dict(), data)
         self.net.load_state_dict(saved["net"])
         self.average.load_state_dict(saved["average"])
         self.optimiser.load_state_dict(saved["optimiser"])
@@ -136,8 +128,28 @@ class TrainState:
         self.step, self.best, self.running = saved["step"], saved["best"], saved["running"]
 
 
+def read_checkpoint(path: Path, config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`save_atomic` wrote for the same configuration and data.
+
+    Raises
+    ------
+    InputError
+        If it was made with another configuration or other data.
+    """
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    for what, key, mine in (("configuration", "config", config), ("data", "data", data)):
+        old, now = saved.get(key, {}), dict(mine)
+        if old != now:
+            changed = ", ".join(sorted(k for k in {*old, *now} if old.get(k) != now.get(k)))
+            msg = (
+                f"{path} comes from another {what} ({changed} differ); give another out folder, or "
+                "delete this one to start anew"
+            )
+            raise InputError(msg)
+    return saved
+
+
 def save_atomic(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file beside `path` and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(dict(content), temporary)
-    temporary.replace(path)
+    """Write a torch file that appears whole or not at all."""
+    with whole_file(path) as partial:
+        torch.save(dict(content), partial)
