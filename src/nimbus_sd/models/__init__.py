@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nimbus_sd.models.loading import LoadedModel, load
     from nimbus_sd.models.registry import list
     from nimbus_sd.models.resnet import ResNetUNet, ResNetUNetConfig
+    from nimbus_sd.models.subtyper import SubtypeCard, SubtypeModel, load_subtyper, save_subtyper
     from nimbus_sd.models.unet import UNet, UNetConfig
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "ModelCard",
     "ResNetUNet",
     "ResNetUNetConfig",
+    "SubtypeCard",
+    "SubtypeModel",
     "UNet",
     "UNetConfig",
     "build",
@@ -33,8 +36,10 @@ __all__ = [
     "list",
     "load",
     "load_embedding",
+    "load_subtyper",
     "next_channel",
     "save_embedding",
+    "save_subtyper",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -48,6 +53,8 @@ __getattr__, __dir__ = lazy_exports(
         "ModelCard": "card",
         "ResNetUNet": "resnet",
         "ResNetUNetConfig": "resnet",
+        "SubtypeCard": "subtyper",
+        "SubtypeModel": "subtyper",
         "UNet": "unet",
         "UNetConfig": "unet",
         "build": "architectures",
@@ -55,7 +62,9 @@ __getattr__, __dir__ = lazy_exports(
         "list": "registry",
         "load": "loading",
         "load_embedding": "embedding",
+        "load_subtyper": "subtyper",
         "next_channel": "next_channel",
         "save_embedding": "embedding",
+        "save_subtyper": "subtyper",
     },
 )

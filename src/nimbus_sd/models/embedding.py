@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from nimbus_sd._core.errors import InputError, WeightsError
-from nimbus_sd._core.files import whole_file
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.cim import CIM, CIMConfig
-from nimbus_sd.models.loading import load_strict, read_state_dict, sha256
+from nimbus_sd.models.model_folder import holds, load_weights, read_card, write_model
 from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
 
 CARD_FILE = "embedding.json"
@@ -101,20 +96,8 @@ class EmbeddingCard:
         WeightsError
             If there is none, it is not JSON, or holds unknown keys.
         """
-        path = Path(path) / CARD_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**values)
-        except FileNotFoundError:
-            msg = (
-                f"no embedding model at {path.parent}; its folder holds {CARD_FILE} beside weights; "
-                "nb.tl.train_embedding makes one (models of nb.models.list() are for nb.tl.predict)"
-            )
-            raise WeightsError(msg) from None
-        except (ValueError, TypeError) as error:
-            valid = ", ".join(f.name for f in fields(cls))
-            msg = f"{path} is no embedding card ({error}); valid keys: {valid}"
-            raise WeightsError(msg) from error
+        hint = "nb.tl.train_embedding makes one (models of nb.models.list() are for nb.tl.predict)"
+        return read_card(cls, Path(path) / CARD_FILE, what="embedding", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -225,38 +208,20 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
         raise InputError(msg)
     folder = Path(model)
     card = EmbeddingCard.read(folder)
-    path = folder / card.weights_file
-    found = sha256(path)
-    if card.sha256 and found != card.sha256:
-        msg = f"{path}: sha256 is {found}, its card says {card.sha256}; the file is damaged or another"
-        raise WeightsError(msg)
-    try:
-        with torch.random.fork_rng(devices=[]):  # first weights, soon overwritten
-            net = build_embedding(card.architecture)
-    except InputError as error:
-        msg = f"{folder / CARD_FILE}: {error}"
-        raise WeightsError(msg) from error
-    load_strict(net, read_state_dict(path), where=str(path))
-    return EmbeddingModel(net.eval(), card, folder)
+    net = load_weights(lambda: build_embedding(card.architecture), card, folder / CARD_FILE)
+    return EmbeddingModel(net, card, folder)
 
 
 def is_stored(model: EmbeddingModel) -> bool:
     """Whether the model's folder holds these weights: another training may have written there since."""
-    if model.path is None or not model.card.sha256:
-        return False
-    try:
-        card = EmbeddingCard.read(model.path)
-        return model.card.sha256 == card.sha256 == sha256(model.path / card.weights_file)
-    except WeightsError:
-        return False
+    folder = model.path
+    return folder is not None and holds(model.card, lambda: EmbeddingCard.read(folder), folder)
 
 
 def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
     """Write weights and card, and return the model with its hash and folder.
 
-    Both files are written before either takes its place, the card last: an error leaves the old
-    model as it was, and a kill the old one or the new one, save between the two renames: then
-    the weights are new and the card is old, which :func:`load_embedding` refuses by their hash.
+    An error leaves an older model as it was, see :func:`~nimbus_sd.models.model_folder.write_model`.
 
     Parameters
     ----------
@@ -278,12 +243,5 @@ def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
     'shallow'
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.net.state_dict().items()}
-    # both are written before either takes its place: the weights, then the card
-    with whole_file(folder / CARD_FILE) as text, whole_file(folder / model.card.weights_file) as weights:
-        save_file(state, weights)
-        weights.chmod(0o644)  # safetensors keeps files to their owner
-        card = replace(model.card, sha256=sha256(weights))
-        text.write_text(json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    card = write_model(model.net, model.card, folder / CARD_FILE)
     return EmbeddingModel(model.net, card, folder)

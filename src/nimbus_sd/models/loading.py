@@ -220,8 +220,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     ) as error:
         msg = f"{path} is damaged or not a weight file ({error}); fetch or export it again"
         raise WeightsError(msg) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "desc"):  # lightning's name, HoVer-Net's
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         msg = f"{path} holds no state dict (name to tensor); save it with torch.save(net.state_dict(), path)"
         raise WeightsError(msg)

@@ -1,0 +1,1 @@
+"""H&E patches through networks that tell sub-types: sampling, training, prediction."""
