@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from nimbus_sd._core.errors import InputError, WeightsError
-from nimbus_sd.models.hovernet import HoVerNetConfig, HoVerNetEncoder, encoder_weights
+from nimbus_sd.models.hovernet import HoVerNetConfig, HoVerNetEncoder, SameConv, encoder_weights
 from nimbus_sd.models.loading import load_strict
 
 WIDTH, UNITS = 4, (2, 1, 2, 1)
@@ -119,3 +119,19 @@ def test_bad_input():
     for wrong in ({"width": 0}, {"units": (1, 2)}, {"units": (1, 2, 3, 0)}):
         with pytest.raises(InputError, match="HoVer-Net of"):
             HoVerNetConfig(**wrong)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_strided_shortcuts_have_the_gradients_of_a_strided_convolution(layout):
+    """In torch 2.13 that one corrupts memory where channels are few and stored last."""
+    conv = SameConv(2, 8, 1, 2).to(memory_format=layout)
+    for _ in range(20):
+        x = torch.rand(4, 2, 56, 56).contiguous(memory_format=layout).requires_grad_()
+        conv(x).square().sum().backward()
+    w = conv.weight.detach().clone().contiguous().requires_grad_()
+    plain = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    torch.einsum("oc,bcyx->boyx", w[:, :, 0, 0], plain[..., ::2, ::2]).square().sum().backward()
+    torch.testing.assert_close(x.grad, plain.grad)
+    conv.zero_grad()
+    conv(x).square().sum().backward()
+    torch.testing.assert_close(conv.weight.grad, w.grad, rtol=1e-4, atol=1e-3)

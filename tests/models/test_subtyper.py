@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from tests.models.test_hovernet import published_state
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import InputError, MissingExtraError, NimbusWarning, OfflineError, WeightsError
@@ -22,7 +23,6 @@ from nimbus_sd.models.subtyper import (
     load_subtyper,
     save_subtyper,
 )
-from tests.models.test_hovernet import published_state
 
 CONVNEXT = {"kind": "convnext", "depths": [1, 1], "hidden_sizes": [8, 16]}
 V2 = CONVNEXT | {"kind": "convnextv2"}
@@ -123,9 +123,9 @@ def test_damage_is_noticed(tmp_path):
     (tmp_path / "subtyper.json").write_text('{"name": "a", "colour": 1}')
     with pytest.raises(WeightsError, match="valid keys: name, architecture"):
         load_subtyper(tmp_path)
-    with pytest.raises(WeightsError, match="nb.tl.train_subtyper makes one"):
+    with pytest.raises(WeightsError, match=r"nb\.tl\.train_subtyper makes one"):
         load_subtyper(tmp_path / "nothing")
-    with pytest.raises(InputError, match="pass what nb.tl.train_subtyper returned"):
+    with pytest.raises(InputError, match=r"pass what nb\.tl\.train_subtyper returned"):
         load_subtyper(3)
 
 
@@ -203,7 +203,9 @@ def test_pretrained_from_the_hub_s_cache(tmp_path, monkeypatch):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
-        monkeypatch.setattr(huggingface_hub.constants, name, str(tmp_path) if name == "HF_HUB_CACHE" else True)
+        monkeypatch.setattr(
+            huggingface_hub.constants, name, str(tmp_path) if name == "HF_HUB_CACHE" else True
+        )
     net = SubtypeNet(SubtypeConfig(backbone="convnextv2-atto", hidden=8))
     origin = load_pretrained(net, "convnextv2-atto", pretrained=True)
     assert origin == f"facebook/convnextv2-atto-1k-224@{commit}"
@@ -214,7 +216,9 @@ def test_without_a_network_nothing_is_passed_off_as_pretrained(tmp_path, monkeyp
     import huggingface_hub.constants
 
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
-        monkeypatch.setattr(huggingface_hub.constants, name, str(tmp_path) if name == "HF_HUB_CACHE" else True)
+        monkeypatch.setattr(
+            huggingface_hub.constants, name, str(tmp_path) if name == "HF_HUB_CACHE" else True
+        )
     net = SubtypeNet(SubtypeConfig(backbone="convnextv2-atto", hidden=8))
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(OfflineError, match="hf download facebook/convnextv2-atto-1k-224"):

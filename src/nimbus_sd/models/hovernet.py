@@ -52,15 +52,18 @@ class SameConv(nn.Conv2d):
     """Convolution without bias that pads as TensorFlow's "same" does: what is odd goes right and below."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(n_in, n_out, kernel, stride=stride, bias=False)
+        # torch 2.13 writes beyond its memory in the backward pass of a strided 1 x 1 convolution
+        # of few channels that are stored last: px are left out before it instead
+        super().__init__(n_in, n_out, kernel, stride=stride if kernel > 1 else 1, bias=False)
+        self.every = stride if kernel == 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n_in, y, x) to (b, n_out, ceil(y / stride), ceil(x / stride))."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        if kernel > 1:
-            (top, bottom), (left, right) = (_same(n, kernel, stride) for n in x.shape[-2:])
-            x = F.pad(x, (left, right, top, bottom))
-        return super().forward(x)
+        if kernel == 1:
+            return super().forward(x[..., :: self.every, :: self.every])
+        (top, bottom), (left, right) = (_same(n, kernel, stride) for n in x.shape[-2:])
+        return super().forward(F.pad(x, (left, right, top, bottom)))
 
 
 def _same(n: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -281,6 +281,18 @@ def save_subtyper(model: SubtypeModel, folder: str | Path) -> SubtypeModel:
         Network and card.
     folder
         Made if missing.
+
+    Returns
+    -------
+    The same network, its card with the hash, and the folder.
+
+    Examples
+    --------
+    >>> import nimbus_sd as nb
+    >>> from nimbus_sd.models.subtyper import SubtypeConfig, SubtypeNet
+    >>> net = SubtypeNet(SubtypeConfig(backbone={"kind": "hovernet", "width": 2}))
+    >>> nb.models.save_subtyper(nb.models.load_subtyper(net), "mine").path.name
+    'mine'
     """
     folder = Path(folder)
     card = write_model(model.net, model.card, folder / CARD_FILE)
