@@ -98,7 +98,7 @@ class Field:
     mpp: float
 
 
-def _channel(
+def image_channel(
     rng: np.random.Generator, tissue: Tissue, parts: Compartments, *, marker: Marker, platform: PlatformConfig
 ) -> tuple[AnyArray, FloatArray]:
     """One channel: pixels (y, x) and truth per true cell (n + 1,)."""
@@ -129,7 +129,7 @@ def simulate_field(seed: int, config: FieldConfig | None = None) -> Field:
     labels = segment(streams[1], tissue, config.segmentation)
     parts = Compartments.of(streams[2], tissue)
     channels = [
-        _channel(rng, tissue, parts, marker=marker, platform=_vary(rng, config.platform))
+        image_channel(rng, tissue, parts, marker=marker, platform=vary_platform(rng, config.platform))
         for rng, marker in zip(streams[3:], config.markers, strict=True)
     ]
     shares = overlap(labels, tissue.cells)
@@ -140,13 +140,13 @@ def simulate_field(seed: int, config: FieldConfig | None = None) -> Field:
         true_labels=tissue.cells.astype(np.uint32),
         instance_ids=np.arange(1, labels.max() + 1, dtype=np.int64),
         positive=truth,
-        cell_types=_main_types(shares, tissue),
+        cell_types=type_names(main_cells(shares), tissue),
         channel_names=tuple(marker.name for marker in config.markers),
         mpp=config.mpp,
     )
 
 
-def _vary(rng: np.random.Generator, platform: PlatformConfig) -> PlatformConfig:
+def vary_platform(rng: np.random.Generator, platform: PlatformConfig) -> PlatformConfig:
     """Antibodies differ: yield and background of one channel around the platform's."""
     return replace(
         platform,
@@ -155,12 +155,17 @@ def _vary(rng: np.random.Generator, platform: PlatformConfig) -> PlatformConfig:
     )
 
 
-def _main_types(shares: AnyArray, tissue: Tissue) -> NDArray[np.str_]:
-    """Type of the true cell with the largest share of each label."""
-    if shares.shape[0] < 2:
-        return np.zeros(0, dtype="<U16")
+def main_cells(shares: AnyArray) -> NDArray[np.int64]:
+    """Index of the true cell with the largest share of each label, 0 where none has any: ``(m,)``."""
+    if shares.shape[0] < 2 or shares.shape[1] < 2:
+        return np.zeros(max(shares.shape[0] - 1, 0), np.int64)
     inner = shares[1:, 1:]
     best = np.asarray(inner.argmax(axis=1)).ravel()
     filled = np.asarray(inner.max(axis=1).todense()).ravel() > 0
-    names = np.asarray(CELL_TYPES, dtype="<U16")[tissue.types[best + 1]]
-    return np.where(filled, names, "").astype("<U16")
+    return np.where(filled, best + 1, 0).astype(np.int64)
+
+
+def type_names(cells: NDArray[np.int64], tissue: Tissue) -> NDArray[np.str_]:
+    """Type of each true cell by index, ``""`` for index 0."""
+    names = np.asarray(CELL_TYPES, dtype="<U16")[tissue.types[cells]]
+    return np.where(cells > 0, names, "").astype("<U16")
