@@ -131,6 +131,8 @@ def _examples():
             "confounders",
             "evaluation",
             "fields",
+            "gating",
+            "hierarchy",
             "metaclusters",
             "metrics",
             "mixture",

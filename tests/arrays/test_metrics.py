@@ -49,6 +49,7 @@ def test_every_metric_equals_sklearn(cells):
     if (y == 0).any():
         expected["specificity"] = oracle.recall_score(1 - y, ~calls)
     if np.unique(y).size == 2:
+        expected["balanced_accuracy"] = oracle.balanced_accuracy_score(y, calls)
         expected["auroc"] = oracle.roc_auc_score(y, s)
         expected["average_precision"] = oracle.average_precision_score(y, s)
     if y.size:
@@ -96,8 +97,8 @@ def test_best_threshold_beats_every_other(cells):
 
 def test_undefined_is_nan_with_a_reason_and_never_zero():
     for truth, undefined, word in [
-        ([0, 0], {"precision", "recall", "f1", "auroc", "average_precision"}, "no positive cells"),
-        ([1, 1], {"specificity", "auroc", "average_precision"}, "no negative cells"),
+        ([0, 0], set(METRICS) - {"specificity", "ece"}, "no positive cells"),
+        ([1, 1], {"specificity", "balanced_accuracy", "auroc", "average_precision"}, "no negative cells"),
         ([NAN, NAN], set(METRICS), "no cell with both"),
     ]:
         found, reason = evaluate_scores(np.array(truth, float), np.array([0.2, 0.9]))

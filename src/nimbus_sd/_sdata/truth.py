@@ -58,7 +58,11 @@ def matrix(adata: ad.AnnData, layer: str | None) -> np.ndarray:
 
 
 def truth_matrix(
-    adata: ad.AnnData, truth: Frame, *, markers: str | Sequence[str] | None = None
+    adata: ad.AnnData,
+    truth: Frame,
+    *,
+    markers: str | Sequence[str] | None = None,
+    layer: str | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Labels of the table's cells and the markers that they are for.
 
@@ -72,6 +76,8 @@ def truth_matrix(
     markers
         Which markers; None takes all that both have. DNA and blank channels that only
         `truth` has are passed over.
+    layer
+        Layer of a `truth` that is a table; None takes its ``X``.
 
     Returns
     -------
@@ -86,7 +92,10 @@ def truth_matrix(
         If the labels belong to another segmentation or are not 1, 0, NaN.
     """
     check_adata(adata)
-    values, names = _lay_over(adata, truth, what="truth")
+    if layer is not None and not isinstance(truth, ad.AnnData):
+        msg = f"truth_layer={layer!r} is for a truth that is a table, not a {type(truth).__name__}"
+        raise InputError(msg)
+    values, names = _lay_over(adata, truth, what="truth", layer=layer)
     wanted = _wanted(adata, names, values, markers, what="truth")
     position = {name: i for i, name in enumerate(names)}
     out = values[:, [position[m] for m in wanted]]
@@ -140,12 +149,15 @@ def score_matrices(
     return out
 
 
-def _lay_over(adata: ad.AnnData, source: Frame, *, what: str) -> tuple[np.ndarray, list[str]]:
+def _lay_over(
+    adata: ad.AnnData, source: Frame, *, what: str, layer: str | None = None
+) -> tuple[np.ndarray, list[str]]:
     if isinstance(source, str):
         return matrix(adata, source), list(map(str, adata.var_names))
     if isinstance(source, ad.AnnData):
-        _check_areas(adata, source, what)
-        frame = pd.DataFrame(matrix(source, None), index=source.obs_names, columns=source.var_names)
+        source, index = _of_same_elements(adata, source)
+        _check_areas(adata, source, index, what)
+        frame = pd.DataFrame(matrix(source, layer), index=index, columns=source.var_names)
     elif isinstance(source, pd.DataFrame):
         frame = source
     else:
@@ -184,14 +196,42 @@ def _check_cells(adata: ad.AnnData, index: pd.Index, what: str) -> None:
         )
 
 
-def _check_areas(adata: ad.AnnData, source: ad.AnnData, what: str) -> None:
+def _of_same_elements(adata: ad.AnnData, source: ad.AnnData) -> tuple[ad.AnnData, pd.Index]:
+    """Cells of `source` in elements that both annotate, and what `adata` calls them.
+
+    By region and instance id; where the tables share no element all cells, by their own names.
+    """
+    mine, theirs = (_instances(t) for t in (adata, source))
+    if mine is None or theirs is None:
+        return source, source.obs_names
+    shared = theirs.get_level_values(0).isin(mine.get_level_values(0).unique())
+    if not shared.any() or not mine.is_unique or not theirs.is_unique:
+        return source, source.obs_names
+    theirs = theirs[shared]
+    at = mine.get_indexer(theirs)
+    names = adata.obs_names.to_numpy(object)
+    # a cell that is not there must not be taken for another of the same name
+    index = [names[a] if a >= 0 else f"{r} {i}" for a, (r, i) in zip(at, theirs, strict=True)]
+    return source[shared], pd.Index(index)
+
+
+def _instances(table: ad.AnnData) -> pd.MultiIndex | None:
+    attrs = table.uns.get("spatialdata_attrs", {})
+    keys = [attrs.get("region_key"), attrs.get("instance_key")]
+    if not all(k in table.obs for k in keys):
+        return None
+    return pd.MultiIndex.from_arrays([table.obs[keys[0]].astype(str), table.obs[keys[1]]])
+
+
+def _check_areas(adata: ad.AnnData, source: ad.AnnData, index: pd.Index, what: str) -> None:
     """Ids of two segmentations may coincide, areas don't."""
     if "area_px" not in adata.obs or "area_px" not in source.obs:
         return
-    common = adata.obs_names.intersection(source.obs_names)
+    common = adata.obs_names.intersection(index)
     if len(common) < 2:
         return
-    mine, theirs = (t.obs.loc[common, "area_px"].to_numpy(np.float64) for t in (adata, source))
+    areas = source.obs["area_px"].set_axis(index)
+    mine, theirs = (a.loc[common].to_numpy(np.float64) for a in (adata.obs["area_px"], areas))
     differ = float((mine != theirs).mean())
     if differ > _SAME_CELLS:
         msg = (

@@ -9,7 +9,9 @@ import numpy as np
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.arrays.reliability import calibration_error_of_sums, width_bins
 
-METRICS = ("precision", "recall", "specificity", "f1", "auroc", "average_precision", "ece")
+#: Decided by calls at a threshold; recall is the rate of true positives, specificity that of true negatives.
+RATES = ("precision", "recall", "specificity", "balanced_accuracy", "f1")
+METRICS = (*RATES, "auroc", "average_precision", "ece")
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ def confusion(truth: np.ndarray, calls: np.ndarray, *, axis: int | None = None) 
 
 
 def rates(counts: Confusion) -> dict[str, np.ndarray]:
-    """Precision, recall, specificity and F1, NaN where undefined.
+    """Precision, recall, specificity, balanced accuracy and F1, NaN where undefined.
 
     Without positive cells only the specificity is defined (F1 and precision would
-    be 0 however good the scores are); without a call, precision is not.
+    be 0 however good the scores are); without a call, precision is not. The balanced
+    accuracy, ``(recall + specificity) / 2``, needs both classes.
 
     Parameters
     ----------
@@ -68,7 +71,7 @@ def rates(counts: Confusion) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    ``"precision"``, ``"recall"``, ``"specificity"``, ``"f1"``: float64 arrays of the counts' shape.
+    Each of :data:`RATES`: float64 arrays of the counts' shape.
 
     Examples
     --------
@@ -78,10 +81,12 @@ def rates(counts: Confusion) -> dict[str, np.ndarray]:
     """
     tp, fp, tn, fn = (np.asarray(v, dtype=np.float64) for v in (counts.tp, counts.fp, counts.tn, counts.fn))
     some = tp + fn > 0
+    recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     return {
         "precision": _ratio(tp, np.where(some, tp + fp, 0)),
-        "recall": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
+        "recall": recall,
+        "specificity": specificity,
+        "balanced_accuracy": (recall + specificity) / 2,
         "f1": _ratio(2 * tp, np.where(some, 2 * tp + fp + fn, 0)),
     }
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from nimbus_sd.pl._coexpression import coexpression
     from nimbus_sd.pl._confounders import confounders
     from nimbus_sd.pl._evaluation import evaluation
+    from nimbus_sd.pl._gate import gate
+    from nimbus_sd.pl._gate_editor import GateEditor
     from nimbus_sd.pl._image import image
     from nimbus_sd.pl._marker_heatmap import marker_heatmap
     from nimbus_sd.pl._marker_umap import marker_umap
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
     from nimbus_sd.pl._spatial_map import spatial_map
 
 __all__ = [
+    "GateEditor",
     "attribution",
     "cell_gallery",
     "coexpression",
     "confounders",
     "evaluation",
+    "gate",
     "image",
     "marker_heatmap",
     "marker_umap",
@@ -49,11 +53,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "GateEditor": "_gate_editor",
         "attribution": "_attribution",
         "cell_gallery": "_cell_gallery",
         "coexpression": "_coexpression",
         "confounders": "_confounders",
         "evaluation": "_evaluation",
+        "gate": "_gate",
         "image": "_image",
         "marker_heatmap": "_marker_heatmap",
         "marker_umap": "_marker_umap",

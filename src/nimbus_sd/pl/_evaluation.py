@@ -16,7 +16,13 @@ from nimbus_sd.arrays.metrics import METRICS
 from nimbus_sd.pl import _style as style
 
 _MAX_GROUPS = 80
-_TITLES = {"f1": "F1", "auroc": "AUROC", "ece": "calibration error", "average_precision": "average precision"}
+_TITLES = {
+    "f1": "F1",
+    "auroc": "AUROC",
+    "ece": "calibration error",
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+}
 
 
 def evaluation(
@@ -41,8 +47,8 @@ def evaluation(
         From :func:`nimbus_sd.tl.evaluate`; the columns before ``scores`` name the
         rows. At most 80 groups.
     metrics
-        Any of ``precision, recall, specificity, f1, auroc, average_precision, ece``, a
-        panel each.
+        Any of ``precision, recall, specificity, balanced_accuracy, f1, auroc,
+        average_precision, ece``, a panel each.
     sort
         Order rows by the first metric of the first score layer, else as in the frame.
     figsize

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._sdata.csv_table import read_csv
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.arrays.silver import CHECKS, assign_labels, disagreement, threshold_labels
 
@@ -146,7 +147,7 @@ def _read_matrix(assignment: pd.DataFrame | str | Path) -> pd.DataFrame:
     if not isinstance(assignment, pd.DataFrame):
         where = f"the assignment matrix {assignment}"
         # names such as "NA" are names; only values may be missing
-        assignment = _read_csv(
+        assignment = read_csv(
             assignment, index_col=0, keep_default_na=False, na_values={"": [""]}, dtype=str
         )
         assignment = assignment.replace({"": np.nan})
@@ -176,7 +177,7 @@ def _read_matrix(assignment: pd.DataFrame | str | Path) -> pd.DataFrame:
 
 def _read_thresholds(thresholds: Any) -> pd.Series:
     if isinstance(thresholds, str | Path):
-        frame = _read_csv(thresholds)
+        frame = read_csv(thresholds)
         if not {"marker", "threshold"} <= set(frame.columns):
             msg = f"{thresholds}: columns marker and threshold are needed, there are {list(frame.columns)}"
             raise InputError(msg)
@@ -194,17 +195,6 @@ def _read_thresholds(thresholds: Any) -> pd.Series:
         msg = f"thresholds: {what}; give one number per marker"
         raise InputError(msg)
     return found
-
-
-def _read_csv(path: str | Path, **options: Any) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, **options)
-    except (FileNotFoundError, IsADirectoryError):
-        msg = f"no file at {path}"
-        raise InputError(msg) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        msg = f"{path} is not a CSV table ({error})"
-        raise InputError(msg) from error
 
 
 def _check_markers(names: pd.Index, adata: ad.AnnData, where: str) -> None:

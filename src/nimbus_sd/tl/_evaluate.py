@@ -1,4 +1,4 @@
-"""Scores against labels: precision, recall, specificity, F1, AUROC and more, with limits."""
+"""Scores against labels: precision, recall, balanced accuracy, F1, AUROC and more, with limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
 from nimbus_sd._sdata.truth import score_matrices, truth_matrix
 from nimbus_sd.arrays.evaluation import bootstrap, evaluate_scores
-from nimbus_sd.arrays.metrics import METRICS, confusion
+from nimbus_sd.arrays.metrics import METRICS, RATES, confusion
 
 Threshold = float | Mapping[str, float]
 
@@ -22,6 +22,7 @@ def evaluate(
     truth: str | pd.DataFrame | ad.AnnData,
     scores: str | Sequence[str] | Mapping[str, str | pd.DataFrame | ad.AnnData] | None = None,
     *,
+    truth_layer: str | None = None,
     by: str | Sequence[str] = ("marker",),
     threshold: float | Mapping[str, Threshold] = 0.5,
     markers: str | Sequence[str] | None = None,
@@ -45,12 +46,15 @@ def evaluate(
     truth
         Labels 1 positive, 0 negative, NaN undefined: name of a layer, a frame (cells
         named as ``obs_names``, markers), or a table such as ``sdata["truth"]``. They
-        must be of the same segmentation. Cells may be missing; labelled markers that
-        `adata` lacks are an error unless `markers` chooses (DNA and blank channels
-        are passed over).
+        must be of the same segmentation: two tables that annotate the same elements
+        are joined by region and instance id, and of further elements nothing is used; any
+        other by ``obs_names``. Cells may be missing; labelled markers that `adata` lacks are an error unless `markers`
+        chooses (DNA and blank channels are passed over).
     scores
         ``"X"`` or a layer, several of them, or a mapping from a name to a layer, frame
         or table; None takes ``X``. Cells with a NaN score are left out and counted.
+    truth_layer
+        Layer of a `truth` that is a table, such as ``"gated"``; None takes its ``X``.
     by
         Any of ``"marker"`` and columns of ``obs`` (data set, tissue, cell type,
         region), one row per combination; ``()`` pools everything.
@@ -62,9 +66,10 @@ def evaluate(
     n_bootstrap
         Resamples for the limits; 0 gives none.
     resample
-        Column of ``obs``, for instance ``"region"``, whose groups are drawn as wholes;
-        None draws cells, which takes cells of one field as independent: limits get
-        too narrow.
+        Column of ``obs``, for instance ``"region"`` or ``"patient"``, whose groups are
+        drawn as wholes, with replacement and as many as there are; a group drawn twice
+        counts twice, and metrics are those of all its cells together. None draws cells,
+        which takes cells of one field as independent: limits get too narrow.
     level
         Share of the resamples between the limits.
     n_bins
@@ -78,9 +83,11 @@ def evaluate(
     Tidy frame, one row per group and score layer: the columns of `by`; ``scores``;
     ``n`` cells (of pooled markers: cells x markers) with label and score,
     ``n_positive``, ``n_undefined`` (no label), ``n_unscored`` (label, no score), the
-    counts ``tp``, ``fp``, ``tn``, ``fn``; ``precision``, ``recall``, ``specificity``,
-    ``f1``, ``auroc``, ``average_precision``, ``ece`` and for each ``<metric>_lower``,
-    ``<metric>_upper``; ``reason``, "" where every metric is defined.
+    counts ``tp``, ``fp``, ``tn``, ``fn``; ``precision``, ``recall`` (the rate of true
+    positives, TPR), ``specificity`` (that of true negatives, TNR), ``balanced_accuracy``
+    (the mean of these two), ``f1``, ``auroc``, ``average_precision``, ``ece`` and for each
+    ``<metric>_lower``, ``<metric>_upper``, the percentiles of the resamples; ``reason``, ""
+    where every metric is defined.
 
     Raises
     ------
@@ -89,6 +96,11 @@ def evaluate(
     InputError
         If labels belong to another segmentation or are not 1, 0, NaN, or a parameter
         is out of range.
+
+    Warns
+    -----
+    NimbusWarning
+        If the labelled cells of a row are of one group of `resample`: its limits are NaN.
 
     See Also
     --------
@@ -107,12 +119,12 @@ def evaluate(
     if n_bootstrap < 0 or not 0 < level < 1 or n_bins < 1:
         msg = f"n_bootstrap={n_bootstrap}, level={level}, n_bins={n_bins}: valid: ≥ 0, in (0, 1), ≥ 1"
         raise InputError(msg)
-    labels, names = truth_matrix(adata, truth, markers=markers)
+    labels, names = truth_matrix(adata, truth, markers=markers, layer=truth_layer)
     values = score_matrices(adata, scores, names)
     limits = {name: _thresholds(threshold, name, names) for name in values}
     columns = [by] if isinstance(by, str) else list(by)
     drawn = None if resample is None else pd.factorize(_column(adata, resample))[0]
-    rows = []
+    rows, lone = [], 0
     for key, cells, which in _groups(adata, columns, names):
         y = labels[np.ix_(cells, which)].ravel()
         units = None if drawn is None else np.repeat(drawn[cells], len(which))
@@ -122,6 +134,14 @@ def evaluate(
             row = {**dict(zip(columns, key, strict=True)), "scores": name, **_counts(y, s, cut)}
             row |= _metrics(y, s, cut, units, n_bins=n_bins, n_bootstrap=n_bootstrap, level=level, seed=seed)
             rows.append(row)
+            lone += units is not None and len(np.unique(units[~np.isnan(y + s)])) == 1
+    if lone and n_bootstrap:
+        warnings.warn(
+            f"{lone} of {len(rows)} rows have labelled cells of one {resample!r} only: no limits (NaN); add "
+            "more, or draw cells with resample=None",
+            NimbusWarning,
+            stacklevel=2,
+        )
     return pd.DataFrame(rows, columns=_all_columns(columns, n_bootstrap))
 
 
@@ -142,7 +162,7 @@ def _metrics(
         cut != threshold
     ).any():  # pooled markers with thresholds of their own: rates from calls, ranks from scores
         called = np.where(np.isnan(s), np.nan, (s > cut).astype(np.float64))
-        runs = [(s, threshold, METRICS[4:]), (called, 0.5, METRICS[:4])]
+        runs = [(s, threshold, METRICS[len(RATES) :]), (called, 0.5, RATES)]
     out: dict[str, float | str] = {}
     reasons = []
     for values, at, which in runs:
