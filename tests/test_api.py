@@ -141,13 +141,18 @@ def _examples():
             "phenotypes",
             "recalibration",
             "rediscovery",
+            "registration",
             "reliability",
             "silver",
             "som",
             "spillover",
         )
     }
-    names |= {"nimbus_sd.engine.normalization", "nimbus_sd.testing.strategies"}
+    names |= {
+        "nimbus_sd.engine.normalization",
+        "nimbus_sd.engine.registration",
+        "nimbus_sd.testing.strategies",
+    }
     names |= {f"nimbus_sd.engine.embedding.{m}" for m in ("inputs", "margins")}
     names |= {getattr(testing, name).__module__ for name in testing.__all__}
     for name in sorted(names):

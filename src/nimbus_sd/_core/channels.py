@@ -8,12 +8,27 @@ from collections.abc import Sequence
 
 from nimbus_sd._core.errors import ChannelNotFoundError, InputError
 
-#: Matches whole channel names (case ignored) of DNA, histone, blank, background and element channels.
-NOT_MARKERS = (
+#: Matches whole names (case ignored) of channels that stain nuclei.
+NUCLEAR = (
     r"dapi([ _-]?\d+)?|hoechst([ _-]?\d+)?|draq ?5|dna([ _-]?\d+)?|(ir-?19[13]|19[13]ir)([ _-]?dna\d?)?|"
-    r"h{1,2}3|histone([ _-]?h?\d)?|nuc(leus|lei|lear)?([ _-]?\d+)?|blank.*|empty.*|background.*|bg|noodle|"
+    r"h{1,2}3|histone([ _-]?h?\d)?|nuc(leus|lei|lear)?([ _-]?\d+)?"
+)
+#: Matches whole channel names (case ignored) of DNA, histone, blank, background and element channels.
+NOT_MARKERS = NUCLEAR + (
+    r"|blank.*|empty.*|background.*|bg|noodle|"
     r"af([ _-]?\d+)?|auto-?fluo(rescence)?.*|chan_\d+|si|p|ca|na|fe|au|ta|c|carbon|phosphorus"
 )
+
+
+def look_nuclear(channels: Sequence[str]) -> list[str]:
+    """Those that stain nuclei, by their names.
+
+    Examples
+    --------
+    >>> look_nuclear(["CD3", "DAPI-1", "HH3"])
+    ['DAPI-1', 'HH3']
+    """
+    return [c for c in channels if re.fullmatch(NUCLEAR, c, flags=re.IGNORECASE)]
 
 
 def select_channels(

@@ -56,11 +56,8 @@ class CenterElement:
     def overlapping(self, sdata: SpatialData, image: str, system: str | None) -> list[str]:
         """Coordinate systems in which the element and an image overlap, the best first."""
         ours, theirs = el.systems(sdata, self.kind, self.name), el.systems(sdata, "images", image)
-        shared = [s for s in ours if s in theirs and system in (None, s)]
-        others = [s for s in shared if s != el.MICRONS]
-        # every field lies at 0 in micrometres, so they pair only what has nothing else
-        if system is None and (others or {el.MICRONS} not in (set(ours), set(theirs))):
-            shared = others
+        shared = el.shared_systems(ours, theirs) if system is None else [system]
+        shared = [s for s in shared if s in ours and s in theirs]
         return [s for s in shared if self._overlaps(sdata, image, s)]
 
     def _overlaps(self, sdata: SpatialData, image: str, system: str) -> bool:

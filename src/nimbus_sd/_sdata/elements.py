@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -88,6 +89,16 @@ def affine(sdata: SpatialData, kind: str, name: str, system: str) -> np.ndarray:
 def systems(sdata: SpatialData, kind: str, name: str) -> list[str]:
     """Coordinate systems of an element."""
     return list(get_transformation(getattr(sdata, kind)[name], get_all=True))
+
+
+def shared_systems(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """Coordinate systems of both elements; ``"microns"`` only if it is all that either of them has.
+
+    Every field lies at 0 in micrometres, so they pair only what has nothing else.
+    """
+    shared = [s for s in ours if s in theirs]
+    others = [s for s in shared if s != MICRONS]
+    return others or (shared if {MICRONS} in (set(ours), set(theirs)) else [])
 
 
 def own_attrs(sdata: SpatialData) -> dict[str, Any]:

@@ -16,13 +16,11 @@ import dask.array as da
 import numpy as np
 import zarr
 from scipy import sparse
-from spatialdata.models import Image2DModel
-from spatialdata.models.pyramids_utils import dask_arrays_to_datatree
-from spatialdata.transformations import Affine, set_transformation
-from spatialdata.transformations._utils import compute_coordinates
+from spatialdata.transformations import Affine
 from xarray import Dataset, DataTree
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.levels import element_of_levels
 from nimbus_sd._sdata.resolve import ResolvedSample
 from nimbus_sd.arrays import AxisMap, Interval, Tile, TilePlan
 
@@ -221,13 +219,7 @@ def map_element(sink: MapSink, plan: TilePlan, sample: ResolvedSample, channels:
     """
     to = {sample.pair.system: Affine(sample.to_world, input_axes=("x", "y"), output_axes=("x", "y"))}
     levels = [_lazy(_Level(sink, plan, i)) for i in range(_halvings((plan.y.size, plan.x.size)) + 1)]
-    if len(levels) == 1:
-        return Image2DModel.parse(
-            levels[0], dims=("c", "y", "x"), c_coords=list(channels), transformations=to
-        )
-    tree = dask_arrays_to_datatree(levels, dims=("c", "y", "x"), channels=list(channels))
-    set_transformation(tree, to, set_all=True)
-    return compute_coordinates(tree)
+    return element_of_levels(levels, channels=channels, transformations=to)
 
 
 def _lazy(source: _Level) -> da.Array:

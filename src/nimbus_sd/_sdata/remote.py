@@ -18,12 +18,11 @@ import dask.array as da
 import numpy as np
 import zarr
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel, Labels2DModel, TableModel
-from spatialdata.models.pyramids_utils import dask_arrays_to_datatree
-from spatialdata.transformations import set_transformation
+from spatialdata.models import TableModel
 from zarr.storage import FsspecStore
 
 from nimbus_sd._core.errors import InputError, MissingExtraError
+from nimbus_sd._sdata.levels import element_of_levels
 from nimbus_sd._sdata.place import KINDS, as_url
 from nimbus_sd._sdata.zarr_source import blocking
 
@@ -157,22 +156,14 @@ def _members(root: zarr.Group, kind: str) -> dict[str, zarr.Group]:
 def raster_of(group: zarr.Group) -> Any:
     """A lazy image or labels element from its group in a SpatialData store, by its OME-NGFF metadata."""
     from spatialdata._io._utils import _get_transformations_from_ngff_dict
-    from spatialdata.transformations._utils import compute_coordinates
 
     attrs = group.attrs.asdict()
     ome: dict[str, Any] = attrs.get("ome", attrs)  # type: ignore[assignment]
     about = ome["multiscales"][0]
     transformations = _get_transformations_from_ngff_dict(about["coordinateTransformations"])
-    dims = [axis["name"] for axis in about["axes"]]
     channels = [c["label"] for c in ome.get("omero", {}).get("channels", [])] or None
     levels = [da.from_zarr(group[dataset["path"]]) for dataset in about["datasets"]]
-    if len(levels) > 1:
-        tree = dask_arrays_to_datatree(levels, dims=dims, channels=channels)
-        set_transformation(tree, transformations, set_all=True)
-        return compute_coordinates(tree)
-    if "c" in dims:
-        return Image2DModel.parse(levels[0], dims=dims, c_coords=channels, transformations=transformations)
-    return Labels2DModel.parse(levels[0], dims=dims, transformations=transformations)
+    return element_of_levels(levels, channels=channels, transformations=transformations)
 
 
 def _table(group: zarr.Group) -> ad.AnnData:

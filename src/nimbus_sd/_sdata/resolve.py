@@ -129,17 +129,10 @@ def _labels_names(
 
 
 def _shared_systems(sdata: SpatialData, labels: str, image: str) -> list[str]:
-    """Coordinate systems of both; ``"microns"`` only if it is all that either of them has."""
-    ours, theirs = el.systems(sdata, "labels", labels), el.systems(sdata, "images", image)
-    shared = [s for s in ours if s in theirs]
-    others = [s for s in shared if s != el.MICRONS]
-    if others:
-        return others
-    only_microns = set(ours) == {el.MICRONS} or set(theirs) == {el.MICRONS}
-    return shared if only_microns else []
+    return el.shared_systems(el.systems(sdata, "labels", labels), el.systems(sdata, "images", image))
 
 
-def _extent(sdata: SpatialData, kind: str, name: str, system: str) -> np.ndarray:
+def extent(sdata: SpatialData, kind: str, name: str, system: str) -> np.ndarray:
     """[[x0, y0], [x1, y1]] of an element's bounding box in a coordinate system."""
     height, width = el.finest(getattr(sdata, kind)[name]).shape[-2:]
     corners = np.array([[x, y, 1.0] for x in (0, width) for y in (0, height)]).T
@@ -154,7 +147,7 @@ def _overlap_systems(sdata: SpatialData, labels: str, image: str, system: str | 
         shared = [system] if system in both else []
     found = []
     for s in shared:
-        a, b = _extent(sdata, "labels", labels, s), _extent(sdata, "images", image, s)
+        a, b = extent(sdata, "labels", labels, s), extent(sdata, "images", image, s)
         if np.all(np.minimum(a[1], b[1]) > np.maximum(a[0], b[0])):
             found.append(s)
     return found

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nimbus_sd.io._open_store import open_store
     from nimbus_sd.io._read_cell_table import read_cell_table
     from nimbus_sd.io._read_fovs import read_fovs
+    from nimbus_sd.io._read_orion import read_orion
     from nimbus_sd.io._read_pan_multiplex import read_pan_multiplex
     from nimbus_sd.io._read_spillover import read_spillover
     from nimbus_sd.io._write_cell_table import write_cell_table
@@ -20,6 +21,7 @@ __all__ = [
     "open_store",
     "read_cell_table",
     "read_fovs",
+    "read_orion",
     "read_pan_multiplex",
     "read_spillover",
     "write_cell_table",

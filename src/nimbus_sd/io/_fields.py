@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd.io._discover import FieldFiles
 from nimbus_sd.io._names import duplicates, listing, tiff_stem
 from nimbus_sd.io._scan import Plane, Scan, scan
@@ -48,7 +50,7 @@ def load_field(field: FieldFiles, channels: Sequence[str] | None) -> FieldImage:
         planes = [found.planes[0] for found in scans]
     else:
         found = scan(field.files[0], omexml=field.omexml)
-        _check_kind(found)
+        check_kind(found)
         names = list(found.names)
         if names == ["channel_0"] and source.parent.name == field.name:
             # a field's folder with one channel: named by its file, as its neighbours with several are
@@ -102,6 +104,63 @@ def same_channels(fields: Sequence[FieldImage]) -> list[FieldImage]:
     return ordered
 
 
+def check_arguments(*, mpp: float | None, chunks: int, **names: Sequence[str] | None) -> None:
+    """Raise :class:`InputError` for an impossible pixel size or chunk, or a bad list of names."""
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        msg = f"mpp={mpp!r}; valid: µm per px, a number above 0."
+        raise InputError(msg)
+    if chunks < 1:
+        msg = f"chunks={chunks!r}; valid: the side of a chunk in px, 1 or more (1024 is a good start)."
+        raise InputError(msg)
+    for name, given in names.items():
+        if given is None:
+            continue
+        if isinstance(given, str):
+            msg = f"{name}={given!r} is one string; give a list of names, for example {name}=[{given!r}]."
+            raise InputError(msg)
+        if not given or duplicates(given):
+            msg = f"{name}={list(given)!r}; valid: one or more names, each once."
+            raise InputError(msg)
+
+
+def field_mpp(field: FieldImage, mpp: float | None) -> float:
+    """µm per px of a field: the one given, or the metadata's; warns where they differ by more than 1 %.
+
+    Raises
+    ------
+    InputError
+        If neither is there, or the metadata's is no positive size of square pixels.
+    """
+    size = field.pixel_size
+    if mpp is None and size is None:
+        msg = (
+            f"{field.source}: the pixel size of field {field.name!r} is not in its metadata "
+            "(OME PhysicalSizeX and PhysicalSizeY). Give it in µm per px, for example mpp=0.5."
+        )
+        raise InputError(msg)
+    if size is not None and not (all(math.isfinite(side) and side > 0 for side in size)):
+        size = None
+        if mpp is None:
+            msg = f"{field.source}: the metadata's pixel size {field.pixel_size} µm is impossible. Give mpp=."
+            raise InputError(msg)
+    if mpp is None:
+        y, x = size or (math.nan, math.nan)
+        if not math.isclose(y, x, rel_tol=1e-3):
+            msg = (
+                f"{field.source}: pixels of {x} by {y} µm (x, y); only square pixels are supported. "
+                "Resample the image, or give mpp= if the metadata is wrong."
+            )
+            raise InputError(msg)
+        return x
+    if size is not None and not math.isclose(size[1], mpp, rel_tol=0.01):
+        warnings.warn(
+            f"{field.source}: mpp={mpp:g} was given, the metadata says {size[1]:g} µm per px; using {mpp:g}",
+            NimbusWarning,
+            stacklevel=3,
+        )
+    return float(mpp)
+
+
 def _choose(names: Sequence[str], channels: Sequence[str] | None, fov: str, source: Path) -> list[int]:
     twice = duplicates(names)
     if twice:
@@ -122,7 +181,7 @@ def _choose(names: Sequence[str], channels: Sequence[str] | None, fov: str, sour
 
 
 def _single(found: Scan) -> Scan:
-    _check_kind(found)
+    check_kind(found)
     if len(found.planes) != 1:
         msg = (
             f"{found.path}: {len(found.planes)} pages or channels; valid: in a folder with one TIFF per "
@@ -132,7 +191,8 @@ def _single(found: Scan) -> Scan:
     return found
 
 
-def _check_kind(found: Scan) -> None:
+def check_kind(found: Scan) -> None:
+    """Raise :class:`InputError` unless the file holds intensities: numbers, and no RGB."""
     if found.rgb:
         msg = (
             f"{found.path}: an RGB picture; valid: one intensity per channel and pixel. "

@@ -27,7 +27,9 @@ def read_plane(plane: Plane, rows: slice, columns: slice) -> np.ndarray:
             raw = np.memmap(plane.path, dtype=plane.stored, mode="r", offset=plane.offset, shape=plane.shape)
             return np.array(raw[rows, columns], dtype=native)
     with opened(plane.path) as tif:
-        page = tif.pages[plane.page]
+        page: Any = tif.pages[plane.page]
+        if plane.level:
+            page = page.pages[plane.level - 1]
         whole = all(
             part == slice(0, size, 1) for part, size in zip((rows, columns), plane.shape, strict=True)
         )
@@ -119,6 +121,20 @@ class LabelImage(_Lazy):
         return part[rest]
 
 
+class RgbStack(_Lazy):
+    """``(3, y, x)`` over one plane of RGB pixels: the colours are stored together and read together."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.planes = (plane,)
+        self.shape = (3, *plane.shape)
+        self.dtype = np.dtype(plane.stored).newbyteorder("=")
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        (colours, rows, columns), rest = self._slices(key)
+        part = read_plane(self.planes[0], rows, columns)[..., colours]
+        return np.ascontiguousarray(np.moveaxis(part, -1, 0))[rest]
+
+
 def chunk_shape(plane: Plane, target: int) -> tuple[int, int]:
     """Choose ``(y, x)`` of dask chunks: about `target` px a side, in whole strips or tiles.
 
@@ -136,9 +152,10 @@ def chunk_shape(plane: Plane, target: int) -> tuple[int, int]:
     return min(tall, height), min(wide, width)
 
 
-def as_dask(pixels: ImageStack | LabelImage, target: int) -> da.Array:
-    """Wrap an array-like so that one task reads one chunk of one channel."""
+def as_dask(pixels: ImageStack | LabelImage | RgbStack, target: int) -> da.Array:
+    """Wrap an array-like so that one task reads one chunk of one channel, or of all three colours."""
     inner = chunk_shape(pixels.planes[0], target)
-    chunks = (1, *inner) if pixels.ndim == 3 else inner
+    colours = 3 if isinstance(pixels, RgbStack) else 1
+    chunks = (colours, *inner) if pixels.ndim == 3 else inner
     meta = np.empty((0,) * pixels.ndim, dtype=pixels.dtype)
     return da.from_array(pixels, chunks=chunks, meta=meta, asarray=False, fancy=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,18 @@ from anndata import AnnData
 from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.io._cell_columns import AREA_PX, AREA_UM2, FOV, LABEL, POSITION, RESERVED, SUFFIX
+from nimbus_sd.io._cell_columns import (
+    AREA_PX,
+    AREA_UM2,
+    FOV,
+    LABEL,
+    POSITION,
+    RESERVED,
+    SUFFIX,
+    floats,
+    integers,
+    read_csv,
+)
 from nimbus_sd.io._names import duplicates, element_names, listing
 
 
@@ -59,7 +69,7 @@ def read_cell_table(path: str | PathLike[str], *, channels: Sequence[str] | None
     source = Path(path)
     frame = _load(source)
     chosen = _channels(frame, channels, source)
-    labels = _integers(frame[LABEL], LABEL, source)
+    labels = integers(frame[LABEL], LABEL, source)
     names = element_names(list(dict.fromkeys(frame[FOV])), what=str(source))
     regions = [f"{names[fov]}{SUFFIX}" for fov in frame[FOV]]
     index = pd.Index([f"{region}_{label}" for region, label in zip(regions, labels, strict=True)])
@@ -68,67 +78,32 @@ def read_cell_table(path: str | PathLike[str], *, channels: Sequence[str] | None
         raise InputError(msg)
     obs = pd.DataFrame({"region": pd.Categorical(regions), "instance_id": labels}, index=index)
     if AREA_PX in frame:
-        obs[AREA_PX] = _integers(frame[AREA_PX], AREA_PX, source)
+        obs[AREA_PX] = integers(frame[AREA_PX], AREA_PX, source)
     if AREA_UM2 in frame:
-        obs[AREA_UM2] = _floats(frame[AREA_UM2], source)
+        obs[AREA_UM2] = floats(frame[AREA_UM2], source)
     for name in frame.columns:
         if name not in RESERVED and name not in chosen:
             obs[name] = frame[name].to_numpy()
     scores = np.empty((len(frame), len(chosen)), dtype=np.float32)
     for place, name in enumerate(chosen):
-        scores[:, place] = _floats(frame[name], source)
+        scores[:, place] = floats(frame[name], source)
     adata = AnnData(scores, obs=obs, var=pd.DataFrame(index=pd.Index(chosen, dtype=object)))
     if all(name in frame for name in POSITION):
-        adata.obsm["spatial"] = np.stack([_floats(frame[name], source) for name in POSITION], axis=1)
+        adata.obsm["spatial"] = np.stack([floats(frame[name], source) for name in POSITION], axis=1)
     return TableModel.parse(
         adata, region=list(dict.fromkeys(regions)), region_key="region", instance_key="instance_id"
     )
 
 
 def _load(source: Path) -> pd.DataFrame:
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        msg = f"{source}: can't be read as CSV ({error}). Give a comma-separated text file in UTF-8."
-        raise InputError(msg) from error
-    if header and not header[0]:
-        header[0] = "\0index"  # a name that no column of the file has
-    lacking = [name for name in (LABEL, FOV) if name not in header]
-    if lacking:
-        msg = (
-            f"{source}: lacks the columns {listing(lacking)}; it has: {listing(header)}. Both name the cells."
-        )
-        raise InputError(msg)
-    twice = [*duplicates(header), *(["(unnamed)"] if "" in header else [])]
-    if twice:
-        msg = (
-            f"{source}: the columns {listing(twice)} are there twice or have no name. Rename or remove them."
-        )
-        raise InputError(msg)
-    try:
-        frame = pd.read_csv(
-            source,
-            header=0,
-            names=header,
-            index_col=False,
-            converters={FOV: str},
-            float_precision="round_trip",
-            encoding="utf-8-sig",
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        msg = f"{source}: can't be read as CSV ({error}). Give a comma-separated text file in UTF-8."
-        raise InputError(msg) from error
-    if frame.empty:
-        msg = f"{source}: has no rows. Give a table with at least one cell."
-        raise InputError(msg)
+    frame = read_csv(source, (LABEL, FOV), why="Both name the cells.", text=(FOV,))
     nameless = frame.index[frame[FOV].str.strip() == ""]
     if len(nameless):
         msg = (
             f"{source}: {len(nameless)} rows have no fov, the first in line {nameless[0] + 2}. Fill them in."
         )
         raise InputError(msg)
-    return frame.drop(columns="\0index", errors="ignore")
+    return frame
 
 
 def _channels(frame: pd.DataFrame, channels: Sequence[str] | None, source: Path) -> list[str]:
@@ -153,21 +128,3 @@ def _channels(frame: pd.DataFrame, channels: Sequence[str] | None, source: Path)
         msg = f"channels: {wrong} not in {source}, or given twice; it has: {listing(there, limit=80)}."
         raise InputError(msg)
     return list(channels)
-
-
-def _floats(column: pd.Series, source: Path) -> np.ndarray:
-    try:
-        return column.to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        msg = f"{source}: column {column.name!r} does not hold numbers ({error}). Correct it."
-        raise InputError(msg) from error
-
-
-def _integers(column: pd.Series, name: str, source: Path) -> np.ndarray:
-    if pd.api.types.is_integer_dtype(column):
-        return column.to_numpy(dtype=np.int64)
-    values = _floats(column, source)
-    if not np.all(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2.0**53)):
-        msg = f"{source}: column {name!r} holds values that are not whole numbers. Correct them."
-        raise InputError(msg)
-    return values.astype(np.int64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -13,11 +11,11 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import Identity, Scale
 
-from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._core.errors import InputError
 from nimbus_sd.io._discover import find_fields
-from nimbus_sd.io._fields import FieldImage, load_field, same_channels
+from nimbus_sd.io._fields import FieldImage, check_arguments, field_mpp, load_field, same_channels
 from nimbus_sd.io._labels import find_labels_folder, load_labels, match_labels
-from nimbus_sd.io._names import duplicates, element_names, listing
+from nimbus_sd.io._names import element_names, listing
 from nimbus_sd.io._pixels import ImageStack, LabelImage, as_dask
 
 
@@ -93,7 +91,7 @@ def read_fovs(
     ((2, 64, 48), ['CD3', 'CD8'], (64, 48))
     """
     folder = Path(path)
-    _check_arguments(mpp=mpp, channels=channels, fovs=fovs, chunks=chunks)
+    check_arguments(mpp=mpp, chunks=chunks, channels=channels, fovs=fovs)
     # If both folders are missing, the images' one is the first to complain about.
     labels_folder = (
         find_labels_folder(Path(labels), folder) if labels is not None and folder.is_dir() else None
@@ -111,7 +109,7 @@ def read_fovs(
         else {}
     )
     fields = same_channels([load_field(found[fov], channels) for fov in chosen])
-    sizes = {field.name: _field_mpp(field, mpp) for field in fields}
+    sizes = {field.name: field_mpp(field, mpp) for field in fields}
 
     images: dict[str, Any] = {}
     masks: dict[str, Any] = {}
@@ -145,54 +143,3 @@ def _load_labels(file: Path, field: FieldImage) -> LabelImage:
         )
         raise InputError(msg)
     return mask
-
-
-def _field_mpp(field: FieldImage, mpp: float | None) -> float:
-    size = field.pixel_size
-    if mpp is None and size is None:
-        msg = (
-            f"{field.source}: the pixel size of field {field.name!r} is not in its metadata "
-            "(OME PhysicalSizeX and PhysicalSizeY). Give it in µm per px, for example mpp=0.5."
-        )
-        raise InputError(msg)
-    if size is not None and not (all(math.isfinite(side) and side > 0 for side in size)):
-        size = None
-        if mpp is None:
-            msg = f"{field.source}: the metadata's pixel size {field.pixel_size} µm is impossible. Give mpp=."
-            raise InputError(msg)
-    if mpp is None:
-        y, x = size or (math.nan, math.nan)
-        if not math.isclose(y, x, rel_tol=1e-3):
-            msg = (
-                f"{field.source}: pixels of {x} by {y} µm (x, y); only square pixels are supported. "
-                "Resample the image, or give mpp= if the metadata is wrong."
-            )
-            raise InputError(msg)
-        return x
-    if size is not None and not math.isclose(size[1], mpp, rel_tol=0.01):
-        warnings.warn(
-            f"{field.source}: mpp={mpp:g} was given, the metadata says {size[1]:g} µm per px; using {mpp:g}",
-            NimbusWarning,
-            stacklevel=3,
-        )
-    return float(mpp)
-
-
-def _check_arguments(
-    *, mpp: float | None, channels: Sequence[str] | None, fovs: Sequence[str] | None, chunks: int
-) -> None:
-    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        msg = f"mpp={mpp!r}; valid: µm per px, a number above 0."
-        raise InputError(msg)
-    if chunks < 1:
-        msg = f"chunks={chunks!r}; valid: the side of a chunk in px, 1 or more (1024 is a good start)."
-        raise InputError(msg)
-    for name, given in (("channels", channels), ("fovs", fovs)):
-        if given is None:
-            continue
-        if isinstance(given, str):
-            msg = f"{name}={given!r} is one string; give a list of names, for example {name}=[{given!r}]."
-            raise InputError(msg)
-        if not given or duplicates(given):
-            msg = f"{name}={list(given)!r}; valid: one or more names, each once."
-            raise InputError(msg)

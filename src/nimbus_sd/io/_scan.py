@@ -44,6 +44,8 @@ class Plane:
         ``(y, x)`` of a strip or tile: what is decoded at once.
     stamp
         Modification time (ns) and size (bytes) when scanned: a rewritten file is another array to dask.
+    level
+        0 for the page itself, 1, 2, … for the coarser ones that it holds.
     """
 
     path: str
@@ -55,17 +57,22 @@ class Plane:
     shape: tuple[int, int]
     native: tuple[int, int]
     stamp: tuple[int, int]
+    level: int = 0
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One image: its planes in channel order, their names, ``(y, x)`` µm if known, and if it is RGB."""
+    """One image: its planes in channel order, their names, ``(y, x)`` µm if known, and if it is RGB.
+
+    Where they were asked for, the planes of coarser resolutions follow, the finest first.
+    """
 
     path: Path
     planes: tuple[Plane, ...]
     names: tuple[str, ...]
     pixel_size: tuple[float, float] | None
     rgb: bool
+    coarser: tuple[tuple[Plane, ...], ...] = ()
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def peek_ome(path: Path) -> OmeImage | None:
         return parse_ome(xml, source=path) if xml else None
 
 
-def scan(path: Path, *, omexml: str | None = None) -> Scan:
+def scan(path: Path, *, omexml: str | None = None, pyramid: bool = False) -> Scan:
     """Read a file's tags.
 
     Parameters
@@ -103,6 +110,8 @@ def scan(path: Path, *, omexml: str | None = None) -> Scan:
         The file; of several OME-TIFFs that hold one image, any whose XML lists the others.
     omexml
         XML from a companion file, if the TIFF has none of its own.
+    pyramid
+        Look for coarser resolutions, too.
 
     Raises
     ------
@@ -122,10 +131,19 @@ def scan(path: Path, *, omexml: str | None = None) -> Scan:
                     "Copy them there."
                 )
                 raise InputError(msg)
-        blocks = [_planes(series, path) for series in _series(tif, path)]
+        found = _series(tif, path)
+        blocks = [_planes(series, path) for series in found]
         planes = tuple(plane for block, _ in blocks for plane in block)
         names = _channel_names(tif, ome, len(planes))
-        return Scan(path, planes, names, ome.pixel_size if ome else None, any(rgb for _, rgb in blocks))
+        levels = found[0].levels[1:] if pyramid and len(found) == 1 else []
+        return Scan(
+            path=path,
+            planes=planes,
+            names=names,
+            pixel_size=ome.pixel_size if ome else None,
+            rgb=any(rgb for _, rgb in blocks),
+            coarser=tuple(tuple(_planes(level, path)[0]) for level in levels),
+        )
 
 
 def _series(tif: tifffile.TiffFile, path: Path) -> list[tifffile.TiffPageSeries]:
@@ -194,7 +212,7 @@ def _planes(series: tifffile.TiffPageSeries, path: Path) -> tuple[list[Plane], b
         planes.append(
             Plane(
                 path=str(file),
-                page=0 if series.dataoffset is not None else page.index,
+                page=page.treeindex[0],
                 sample=sample if samples > 1 and not rgb else None,
                 planar=planar,
                 offset=None if rgb else start,
@@ -202,6 +220,7 @@ def _planes(series: tifffile.TiffPageSeries, path: Path) -> tuple[list[Plane], b
                 shape=(y, x),
                 native=(native[0], native[1]),
                 stamp=(stat.st_mtime_ns, stat.st_size),
+                level=page.treeindex[1] if len(page.treeindex) > 1 else 0,
             )
         )
     return planes, rgb

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nimbus_sd.pl._overlay import overlay
     from nimbus_sd.pl._positive_fraction import positive_fraction
     from nimbus_sd.pl._rediscovery import rediscovery
+    from nimbus_sd.pl._registration import registration
     from nimbus_sd.pl._reliability import reliability
     from nimbus_sd.pl._score_distribution import score_distribution
     from nimbus_sd.pl._silver_check import silver_check
@@ -42,6 +43,7 @@ __all__ = [
     "overlay",
     "positive_fraction",
     "rediscovery",
+    "registration",
     "reliability",
     "score_distribution",
     "silver_check",
@@ -67,6 +69,7 @@ __getattr__, __dir__ = lazy_exports(
         "overlay": "_overlay",
         "positive_fraction": "_positive_fraction",
         "rediscovery": "_rediscovery",
+        "registration": "_registration",
         "reliability": "_reliability",
         "score_distribution": "_score_distribution",
         "silver_check": "_silver_check",

@@ -108,7 +108,7 @@ def _levels(element: object) -> list[xr.DataArray]:
     return [next(iter(child.to_dataset().data_vars.values())) for child in element.children.values()]
 
 
-def _coarser(element: object, shape: tuple[int, int], step: int) -> xr.DataArray | None:
+def coarser_level(element: object, shape: tuple[int, int], step: int) -> xr.DataArray | None:
     """The coarsest level that still has every px the figure can show; None: the finest."""
     fitting = [
         a for a in _levels(element) if a.shape[-2] < shape[0] and shape[0] / a.shape[-2] <= step * 1.01
@@ -123,17 +123,28 @@ def read_image(
     source = sample.sample.image
     if isinstance(source, el.ElementImage):
         source = _image_level(sdata, source, window.step)
-    return _read_image(source, channels, window, sample.sample.image.shape)
+    return read_source(source, channels, window, sample.sample.image.shape)
+
+
+def thumbnail(sdata: SpatialData, name: str) -> Picture:
+    """A whole image, ``(c, y, x)`` float32, shrunk to what a figure can show; extent in its own px."""
+    array = el.get_image(sdata, name)
+    source = el.ElementImage(name, array, el.channel_names(array))
+    window = make_window(source.shape, None, where=f"image {name!r}")
+    channels = range(len(source.channels))
+    return read_source(_image_level(sdata, source, window.step), channels, window, source.shape)
 
 
 def _image_level(sdata: SpatialData, source: el.ElementImage, step: int) -> el.ElementImage:
-    coarse = _coarser(sdata.images[source.name], source.shape, step)
+    coarse = coarser_level(sdata.images[source.name], source.shape, step)
     return source if coarse is None else el.ElementImage(source.name, coarse, source.channels)
 
 
-def _read_image(
+def read_source(
     source: ImageSource, channels: Sequence[int], window: Window, full: tuple[int, int]
 ) -> Picture:
+    """As :func:`read_image`, of an image whose px cover a grid of the shape `full`."""
+
     def read(y: Interval, x: Interval, step: int) -> np.ndarray:
         return _mean(source.read(list(channels), y, x).astype(np.float32), step)
 
@@ -145,8 +156,13 @@ def read_labels(sdata: SpatialData, sample: ResolvedSample, window: Window) -> P
     source: LabelSource = sample.sample.labels
     full = source.shape
     if isinstance(source, el.ElementLabels):
-        coarse = _coarser(sdata.labels[source.name], full, window.step)
+        coarse = coarser_level(sdata.labels[source.name], full, window.step)
         source = source if coarse is None else el.ElementLabels(source.name, coarse)
+    return read_label_source(source, window, full)
+
+
+def read_label_source(source: LabelSource, window: Window, full: tuple[int, int]) -> Picture:
+    """As :func:`read_labels`, of labels whose px cover a grid of the shape `full`."""
 
     def read(y: Interval, x: Interval, step: int) -> np.ndarray:
         ids = source.read(y, x)
@@ -191,7 +207,7 @@ def read_maps(
         )
         raise InputError(msg)
     channels = [source.channels.index(m) for m in markers]
-    return _read_image(_image_level(sdata, source, window.step), channels, window, source.shape)
+    return read_source(_image_level(sdata, source, window.step), channels, window, source.shape)
 
 
 def _pieces(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nimbus_sd.pp._gate import gate
     from nimbus_sd.pp._integrated_expression import integrated_expression
     from nimbus_sd.pp._normalization import Normalization, normalization
+    from nimbus_sd.pp._register_landmarks import register_landmarks
+    from nimbus_sd.pp._registration_qc import registration_qc
     from nimbus_sd.pp._remove_background import remove_background
     from nimbus_sd.pp._silver_labels import silver_labels
     from nimbus_sd.pp._suggest_thresholds import suggest_thresholds
@@ -33,6 +35,8 @@ __all__ = [
     "gate",
     "integrated_expression",
     "normalization",
+    "register_landmarks",
+    "registration_qc",
     "remove_background",
     "silver_labels",
     "suggest_thresholds",
@@ -55,6 +59,8 @@ __getattr__, __dir__ = lazy_exports(
         "gate": "_gate",
         "integrated_expression": "_integrated_expression",
         "normalization": "_normalization",
+        "register_landmarks": "_register_landmarks",
+        "registration_qc": "_registration_qc",
         "remove_background": "_remove_background",
         "silver_labels": "_silver_labels",
         "suggest_thresholds": "_suggest_thresholds",

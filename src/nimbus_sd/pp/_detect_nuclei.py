@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,19 +11,17 @@ from spatialdata import SpatialData
 from spatialdata.models import PointsModel
 from spatialdata.transformations import get_transformation
 
-from nimbus_sd._core.channels import select_channels
+from nimbus_sd._core.channels import look_nuclear, select_channels
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.derived import remember, result_names, source_images
 from nimbus_sd._sdata.elements import ElementImage, channel_names, get_image, mpp_of, systems
+from nimbus_sd._sdata.haematoxylin import HAEMATOXYLIN, check_stain, haematoxylin_images, he_names
+from nimbus_sd._sdata.he import looks_like_he
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
 from nimbus_sd.engine.nuclei import LEAST_SNR, BlobConfig, Blobs, block_grid, find_blobs, usual_threshold
+from nimbus_sd.engine.source import ImageSource
 
-#: Matches whole names (case ignored) of channels that stain nuclei.
-NUCLEAR = (
-    r"dapi([ _-]?\d+)?|hoechst([ _-]?\d+)?|draq ?5|dna([ _-]?\d+)?|(ir-?19[13]|19[13]ir)([ _-]?dna\d?)?|"
-    r"h{1,2}3|histone([ _-]?h?\d)?|nuc(leus|lei|lear)?([ _-]?\d+)?"
-)
 _QUANTILE = 0.999
 
 
@@ -33,6 +30,7 @@ def detect_nuclei(
     *,
     image: str | Sequence[str] | None = None,
     channel: str | Sequence[str] | None = None,
+    stain: str | None = None,
     diameter_um: float = 7.0,
     sigma: float | None = None,
     method: str = "log",
@@ -65,6 +63,11 @@ def detect_nuclei(
     channel
         Nuclear channel or channels; None takes those whose names look like DNA, DAPI,
         Hoechst or histone.
+    stain
+        ``"haematoxylin"``: the images are H&E, three channels (red, green, blue) of uint8, and
+        nuclei are found in their haematoxylin, unmixed by colour deconvolution
+        (as :func:`skimage.color.rgb2hed`) where they are read. `image` None takes then all
+        images of that kind.
     diameter_um
         Diameter of nuclei, µm. In crowded tissue the best value is somewhat smaller.
     sigma
@@ -111,7 +114,7 @@ def detect_nuclei(
     ------
     InputError
         If there is no nuclear channel, the pixel size is unknown, a number is out of range,
-        pixels are not finite and ≥ 0, or a name is taken.
+        pixels are not finite and ≥ 0, an image is no H&E where a stain is named, or a name is taken.
     ElementNotFoundError
         If there is no such image or channel.
 
@@ -127,12 +130,14 @@ def detect_nuclei(
     >>> list(sdata["nuclei"].columns)
     ['x', 'y', 'response']
     """
-    images = source_images(sdata, image)
+    check_stain(stain, channel)
+    images = source_images(sdata, image) if stain is None else he_names(sdata, image)
     template = name if len(images) == 1 or "{image}" in str(name) else f"{{image}}_{name}"
     names = result_names(sdata, template, images, kind="points", overwrite=overwrite)
     _check_threshold(threshold)
     places = {each: _transformations(sdata, each, coordinate_system) for each in images}
-    channels = _nuclear_channels(sdata, images, channel)
+    channels = [HAEMATOXYLIN] if stain else nuclear_channels(sdata, images, channel)
+    sources = haematoxylin_images(sdata, images) if stain else _images(sdata, images)
     configs = {
         each: BlobConfig(
             *_sizes(sdata, each, diameter_um, sigma=sigma, mpp=mpp, method=method, min_distance=min_distance),
@@ -141,8 +146,6 @@ def detect_nuclei(
         )
         for each in images
     }
-    arrays = {each: get_image(sdata, each) for each in images}
-    sources = {each: ElementImage(each, array, channel_names(array)) for each, array in arrays.items()}
     fitted = fit_normalization(list(sources.values()), channels, quantile=_QUANTILE, n_threads=n_threads)
     found = _find(sources, fitted, configs, n_threads=n_threads, progress=progress)
     least_snr = LEAST_SNR if threshold is None else -np.inf
@@ -168,6 +171,11 @@ def detect_nuclei(
         remember(sdata, names[each], facts)
 
 
+def _images(sdata: SpatialData, names: Sequence[str]) -> dict[str, ImageSource]:
+    arrays = {each: get_image(sdata, each) for each in names}
+    return {each: ElementImage(each, array, channel_names(array)) for each, array in arrays.items()}
+
+
 def _check_threshold(threshold: float | None) -> None:
     number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
     if threshold is not None and not (number and np.isfinite(threshold) and threshold >= 0):
@@ -184,22 +192,23 @@ def _transformations(sdata: SpatialData, image: str, system: str | None) -> dict
     return dict(every) if system is None else {system: every[system]}
 
 
-def _nuclear_channels(
+def nuclear_channels(
     sdata: SpatialData, images: Sequence[str], channel: str | Sequence[str] | None
 ) -> list[str]:
-    """Channels that every image has, in the order of the first one, or as they were named."""
+    """Nuclear channels that every image has, in the order of the first one, or as they were named."""
     channels: list[str] = []
     for i, each in enumerate(images):
         available = channel_names(get_image(sdata, each))
         wanted = "all" if channel is None else [channel] if isinstance(channel, str) else list(channel)
         chosen, _ = select_channels(available, wanted, where=each)
         if channel is None:
-            chosen = [c for c in chosen if re.fullmatch(NUCLEAR, c, flags=re.IGNORECASE)]
+            chosen = look_nuclear(chosen)
         channels = chosen if i == 0 else [c for c in channels if c in chosen]
         if not channels:
             others = f", nor one that {', '.join(map(repr, images[:i]))} has too" if i else ""
+            he = ", or pass stain='haematoxylin' for an H&E" if looks_like_he(sdata.images[each]) else ""
             msg = (
-                f"image {each!r} has no channel that looks nuclear{others}; name it with channel=. "
+                f"image {each!r} has no channel that looks nuclear{others}; name it with channel={he}. "
                 f"Channels: {', '.join(available)}"
             )
             raise InputError(msg)
@@ -239,7 +248,7 @@ def _sizes(
 
 
 def _find(
-    sources: dict[str, ElementImage],
+    sources: Mapping[str, ImageSource],
     fitted: Normalization,
     configs: dict[str, BlobConfig],
     *,
