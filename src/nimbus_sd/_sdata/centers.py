@@ -99,7 +99,7 @@ def resolve_centers(
     *,
     image: str | Mapping[str, str] | None = None,
     centers: str | Sequence[str] | Mapping[str, str] | None = None,
-    channels: str | Sequence[str] = "auto",
+    channels: str | Sequence[str] | None = "auto",
     coordinate_system: str | None = None,
     mpp: float | None = None,
     exclude: str = NOT_MARKERS,
@@ -116,7 +116,8 @@ def resolve_centers(
         Name or names of labels, points or shapes, or ``{element: image}``; None takes the labels
         if there are any, else the points, else the shapes.
     channels, exclude, coordinate_system, mpp
-        As in :func:`nimbus_sd.tl.predict`; where mpp is not known it stays open.
+        As in :func:`nimbus_sd.tl.predict`; where mpp is not known it stays open. Channels None
+        asks for nothing: images may differ, and the set has no channels.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def resolve_centers(
     ]
     check_arguments(mpp, exclude)
     images = [_image(each, pair.image, of) for of, each, pair in pairs]
-    chosen = common_channels(images, channels, exclude)
+    chosen = () if channels is None else common_channels(images, channels, exclude)
     samples = tuple(
         _sample(each, pair, source, mpp=mpp, of=of)
         for (of, each, pair), source in zip(pairs, images, strict=True)
@@ -214,8 +215,8 @@ def _guess(sdata: SpatialData, image: str | None, system: str | None) -> list[_P
             log.warning("cell centres: those of all %s; others are there too: %s (centers=)", kind, others)
         return pairs
     msg = (
-        "the object has no labels, points or shapes to take cell centres from; add a segmentation or "
-        "a points element"
+        "the object has no labels, points or shapes to take cell centres from; add a segmentation, or find "
+        "nuclei with nb.pp.detect_nuclei (stain='haematoxylin' for an H&E)"
     )
     raise InputError(msg)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,17 +14,15 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import ChannelNotFoundError, InputError, NimbusWarning
 from nimbus_sd._core.version import __version__
-from nimbus_sd._sdata.centers import CenterSample, CenterSet, resolve_centers
+from nimbus_sd._sdata.centers import CenterSet, resolve_centers
 from nimbus_sd._sdata.identity import weights_digest
-from nimbus_sd._sdata.progress import progress_bar
+from nimbus_sd._sdata.patch_run import cells_in_order, inputs_of, journalled
 from nimbus_sd._sdata.samples import fit_images
 from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.engine.embedding.job import EmbedJob
 from nimbus_sd.engine.embedding.run import EmbedRunner
 from nimbus_sd.engine.journal import Journal
 from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.run import run_job
-from nimbus_sd.engine.run_folder import key_of, run_folder
 from nimbus_sd.models.embedding import EmbeddingModel
 
 _MPP_TOLERANCE = 0.1
@@ -170,40 +167,26 @@ def embedded(request: EmbedRequest, homes: Sequence[Path], *, resume: bool) -> I
     resume
         Use what an interrupted run left there.
     """
+    model, centers = request.model, request.centers
     about = _about(request, inputs=bool(homes))
-    key = key_of(about)
-    model = request.model
-    with run_folder(homes, key, resume=resume) as folder, Journal(folder / "blocks", about) as journal:
+    with journalled(about, homes, resume=resume) as (key, journal):
         scale = known_scale(model, request.normalization)
         normalization = request.normalization
         if scale is None:
             normalization = _fitted(request, journal)
             scale = normalization.scale_of(model.markers)
         job = EmbedJob(
-            tuple(s.patches for s in request.centers.samples),
-            model.markers,
-            scale,
-            model.card.transform,
-            model.card.crop,
-            request.runner.config,
+            samples=tuple(s.patches for s in centers.samples),
+            markers=model.markers,
+            scale=scale,
+            transform=model.card.transform,
+            crop=model.card.crop,
+            config=request.runner.config,
             quantities=request.quantities,
             key=key,
         )
-        done = sum(job.units(block) for block in job.blocks() if block in journal)
-        with progress_bar(
-            len(request.centers), description="cells", unit="cell", show=request.progress, done=done
-        ) as advance:
-            cells = run_job(request.runner, job, journal, on_progress=advance)
-        ordered = [_as_in(s, c) for s, c in zip(request.centers.samples, cells, strict=True)]
-        yield Embedded(ordered, scale, normalization, journal.difference)
-
-
-def _as_in(sample: CenterSample, cells: Cells) -> Cells:
-    """Cells in the sample's order instead of that of their ids."""
-    rows = np.searchsorted(cells.ids, sample.ids)
-    if (rows == np.arange(len(cells))).all():
-        return cells
-    return Cells(cells.ids[rows], cells.count[rows], {k: v[rows] for k, v in cells.means.items()})
+        cells = cells_in_order(request.runner, job, journal, centers=centers, progress=request.progress)
+        yield Embedded(cells, scale, normalization, journal.difference)
 
 
 def _fitted(request: EmbedRequest, journal: Journal) -> Normalization:
@@ -226,11 +209,7 @@ def _fitted(request: EmbedRequest, journal: Journal) -> Normalization:
 
 
 def _about(request: EmbedRequest, *, inputs: bool) -> dict[str, Any]:
-    """Everything that a cell's values depend on.
-
-    With `inputs` alone the pixels' fingerprints, and where each image has the markers: a
-    fingerprint knows planes, not what they are called.
-    """
+    """Everything that a cell's values depend on; what is read with `inputs` alone."""
     model, given = request.model, request.normalization
     card = asdict(model.card)
     return {
@@ -238,23 +217,8 @@ def _about(request: EmbedRequest, *, inputs: bool) -> dict[str, Any]:
         "version": __version__,
         "weights": weights_digest(model.net),
         "card": {k: card[k] for k in ("architecture", "scale", "quantile", "transform", "crop")},
-        "inputs": [
-            [
-                s.region,
-                s.image.fingerprint,
-                [s.image.channels.index(m) for m in model.markers],
-                _digest(s.ids, s.centers),
-            ]
-            for s in (request.centers.samples if inputs else ())
-        ],
+        "inputs": inputs_of(request.centers.samples, model.markers) if inputs else [],
         "normalization": None if given is None else given.to_dict(),
         "precision": request.runner.config.precision,
         "quantities": list(request.quantities),
     }
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -134,12 +134,16 @@ def check_request(request: EmbeddingRequest, trainer: str, out: Path | None) -> 
     if request.table is not None and request.probe is None:
         msg = f"table={request.table!r} is where probe= looks; name the column of its obs with probe="
         raise InputError(msg)
-    cache = request.cache
-    if isinstance(cache, bool) or not isinstance(cache, int) or cache < 0:
-        msg = f"cache={cache!r} must be a number of bytes ≥ 0, for instance 2 << 30"
-        raise InputError(msg)
+    check_cache(request.cache)
     if out is not None and (out / CARD_FILE).exists() and not (out / RUN / LAST).exists():
         msg = f"{out} holds a model of another run; give another out folder, or delete this one"
+        raise InputError(msg)
+
+
+def check_cache(cache: int) -> None:
+    """Raise :class:`InputError` unless it is a number of bytes."""
+    if isinstance(cache, bool) or not isinstance(cache, int) or cache < 0:
+        msg = f"cache={cache!r} must be a number of bytes ≥ 0, for instance 2 << 30"
         raise InputError(msg)
 
 

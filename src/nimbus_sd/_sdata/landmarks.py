@@ -81,7 +81,8 @@ def read_landmarks(sdata: SpatialData, landmarks: Any, *, he: str, reference: st
             if landmarks[0] == landmarks[1]:
                 msg = f"landmarks={landmarks!r}: one element for both images; give one each"
                 raise InputError(msg)
-            *found, attached = _from_elements(sdata, landmarks, (he, reference))
+            names = (str(landmarks[0]), str(landmarks[1]))
+            *found, attached = _from_elements(sdata, names, (he, reference))
         else:
             found = [_numbers(each, name) for each, name in zip(landmarks, (he, reference), strict=True)]
     else:

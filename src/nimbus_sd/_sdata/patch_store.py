@@ -119,8 +119,9 @@ class StoredPatches:
         step, n = self._patches.chunks[0], len(self._row)
         return [[slice(start, min(start + step, n))] for start in range(0, n, step)]
 
-    def reader(self) -> StoredPatches:
-        """Itself."""
+    def reader(self, *, shuffle: bool) -> StoredPatches:
+        """Itself, in any order."""
+        del shuffle
         return self
 
     def __call__(self, job: slice) -> _Chunk:
@@ -233,7 +234,7 @@ def _fill(
     )
     order = {name: np.empty(shapes[name], np.int64) for name in (SAMPLE, ROW)}
     jobs = [job for each in source.groups(shuffle=False) for job in each]
-    opened = read_ahead(source.reader(), jobs, n_threads=n_threads)
+    opened = read_ahead(source.reader(shuffle=False), jobs, n_threads=n_threads)
     options: dict[str, Any] = {"shape": tuple(shape), "dtype": dtype, "rng": None}
     done = 0
     with progress_bar(n, description="patches", unit="cell", show=progress) as advance:

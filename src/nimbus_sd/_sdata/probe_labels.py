@@ -12,7 +12,7 @@ from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata.centers import CenterSample, CenterSet
-from nimbus_sd._sdata.table import link_keys
+from nimbus_sd._sdata.table import link_keys, named_table
 
 FEWEST = 4  # held-out cells; with fewer there is nothing to judge by
 
@@ -89,16 +89,14 @@ def _annotates(table: ad.AnnData, region: str) -> bool:
 def _table(sdata: SpatialData, sample: CenterSample, column: str, table: str | None) -> ad.AnnData:
     where = f"{sample.kind} {sample.region!r}"
     if table is not None:
-        if table not in sdata.tables:
-            msg = f"no table {table!r} in the object; tables: {', '.join(map(repr, sdata.tables)) or 'none'}"
-            raise ElementNotFoundError(msg)
-        if not _annotates(sdata.tables[table], sample.region):
+        source = named_table(sdata, table)
+        if not _annotates(source, sample.region):
             msg = f"table {table!r} does not annotate {where}; name one that does with table="
             raise InputError(msg)
-        if column not in sdata.tables[table].obs:
-            msg = f"table {table!r} has no obs[{column!r}]; columns: {list(sdata.tables[table].obs)[:12]}"
+        if column not in source.obs:
+            msg = f"table {table!r} has no obs[{column!r}]; columns: {list(source.obs)[:12]}"
             raise ElementNotFoundError(msg)
-        return sdata.tables[table]
+        return source
     candidates = {n: t for n, t in sdata.tables.items() if _annotates(t, sample.region)}
     having = [n for n, t in candidates.items() if column in t.obs]
     if len(having) == 1:

@@ -128,6 +128,21 @@ def link_keys(table: ad.AnnData, *, where: str = "the table") -> tuple[str, str]
     return attrs[TableModel.REGION_KEY_KEY], attrs[TableModel.INSTANCE_KEY]
 
 
+def named_table(sdata: SpatialData, name: str) -> ad.AnnData:
+    """Return the table `name`.
+
+    Raises
+    ------
+    ElementNotFoundError
+        Listing what there is.
+    """
+    if name not in sdata.tables:
+        known = ", ".join(map(repr, sdata.tables)) or "none"
+        msg = f"no table {name!r} in the object; tables: {known}"
+        raise ElementNotFoundError(msg)
+    return sdata.tables[name]
+
+
 def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.AnnData:
     """Return the table `name`, checked to annotate every labels element of `regions`.
 
@@ -138,11 +153,7 @@ def existing_table(sdata: SpatialData, name: str, regions: Sequence[str]) -> ad.
     InputError
         If it annotates nothing, or other labels.
     """
-    if name not in sdata.tables:
-        known = ", ".join(map(repr, sdata.tables)) or "none"
-        msg = f"no table {name!r} in the object; tables: {known}"
-        raise ElementNotFoundError(msg)
-    table = sdata.tables[name]
+    table = named_table(sdata, name)
     linked = TableModel.ATTRS_KEY in table.uns
     annotated = list(pd.unique(table.obs[link_keys(table)[0]].astype(str))) if linked else []
     missing = [r for r in regions if r not in annotated]

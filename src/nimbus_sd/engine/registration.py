@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def match_blocks(
         Naming image and channel, for pixels that are negative, NaN or infinite.
     """
 
-    def compare(grid: tuple[list[int], list[int]]) -> list[tuple[np.ndarray, ...]]:
+    def compare(grid: tuple[list[int], list[int]]) -> list[tuple[Any, ...]]:
         y, x = (Interval(edges[0], edges[-1]) for edges in grid)
         nuclear = fixed.read([channel], y, x)
         check_planes(fixed, [channel], nuclear)
@@ -151,7 +151,8 @@ def count_blocks(fixed: ImageSource, block: int) -> int:
 
 def _rectangles(fixed: ImageSource, block: int) -> Iterator[tuple[list[int], list[int]]]:
     """Borders of blocks along y and x, by rectangle."""
-    return product(*(_block_borders(edges, block) for edges in block_grid(fixed)))
+    rows, columns = (_block_borders(edges, block) for edges in block_grid(fixed))
+    return product(rows, columns)
 
 
 def _block_borders(edges: Sequence[int], block: int) -> list[list[int]]:
@@ -180,8 +181,8 @@ def _compare(
     small, colours = pool(nuclear, config.factor), pool(rgb, config.factor)
     if not small.size:
         return 0.0, 0.0, np.zeros(2), 0.0, 0.0
-    there = colours.any(axis=0)
-    everywhere = np.ones_like(there)
+    there = np.asarray(colours.any(axis=0))
+    everywhere = np.ones(there.shape, bool)
     stained = separate(np.moveaxis(colours, 0, -1) / 255)[..., 0]
     fixed = local_contrast(small, everywhere, sigma=config.sigma)
     moving = local_contrast(stained, there, sigma=config.sigma)

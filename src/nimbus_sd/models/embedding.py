@@ -204,7 +204,7 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
         card = EmbeddingCard(type(model).__name__, architecture_of(model), size=size, crop=size)
         return EmbeddingModel(deepcopy(model).cpu().eval(), card)
     if not isinstance(model, str | Path):
-        msg = f"model={model!r}: pass what nb.tl.train_embedding returned, or its folder"
+        msg = f"model= is a {type(model).__name__}; pass what nb.tl.train_embedding returned, or its folder"
         raise InputError(msg)
     folder = Path(model)
     card = EmbeddingCard.read(folder)

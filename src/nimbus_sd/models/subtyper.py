@@ -256,7 +256,7 @@ def load_subtyper(model: str | Path | SubtypeModel | SubtypeNet) -> SubtypeModel
     if isinstance(model, SubtypeNet):
         return SubtypeModel(deepcopy(model).cpu().eval(), SubtypeCard("subtyper", architecture_of(model)))
     if not isinstance(model, str | Path):
-        msg = f"model={model!r}: pass what nb.tl.train_subtyper returned, or its folder"
+        msg = f"model= is a {type(model).__name__}; pass what nb.tl.train_subtyper returned, or its folder"
         raise InputError(msg)
     folder = Path(model)
     card = SubtypeCard.read(folder)

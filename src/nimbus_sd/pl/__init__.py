@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nimbus_sd.pl._silver_check import silver_check
     from nimbus_sd.pl._som import som
     from nimbus_sd.pl._spatial_map import spatial_map
+    from nimbus_sd.pl._subtypes import subtypes
 
 __all__ = [
     "GateEditor",
@@ -49,6 +50,7 @@ __all__ = [
     "silver_check",
     "som",
     "spatial_map",
+    "subtypes",
 ]
 
 # a file named as its function would shadow it: importing a submodule sets it as the package's attribute
@@ -75,5 +77,6 @@ __getattr__, __dir__ = lazy_exports(
         "silver_check": "_silver_check",
         "som": "_som",
         "spatial_map": "_spatial_map",
+        "subtypes": "_subtypes",
     },
 )

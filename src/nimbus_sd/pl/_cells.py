@@ -42,6 +42,7 @@ def fill(labels: np.ndarray, ids: np.ndarray, colours: np.ndarray, *, missing: n
     """
     present, where = np.unique(labels, return_inverse=True)
     row = pd.Index(ids).get_indexer(present.astype(np.int64))
+    colours = colours if len(ids) else missing[None]
     table = np.where((row >= 0)[:, None], colours[row], missing).astype(np.uint8)
     table[present == 0] = 0
     return table[where.reshape(labels.shape)]

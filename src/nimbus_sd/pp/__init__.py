@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nimbus_sd.pp._register_landmarks import register_landmarks
     from nimbus_sd.pp._registration_qc import registration_qc
     from nimbus_sd.pp._remove_background import remove_background
+    from nimbus_sd.pp._sample_cells import sample_cells
     from nimbus_sd.pp._silver_labels import silver_labels
     from nimbus_sd.pp._suggest_thresholds import suggest_thresholds
     from nimbus_sd.pp._training_tiles import TileStore, training_tiles
@@ -38,6 +39,7 @@ __all__ = [
     "register_landmarks",
     "registration_qc",
     "remove_background",
+    "sample_cells",
     "silver_labels",
     "suggest_thresholds",
     "training_tiles",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_exports(
         "register_landmarks": "_register_landmarks",
         "registration_qc": "_registration_qc",
         "remove_background": "_remove_background",
+        "sample_cells": "_sample_cells",
         "silver_labels": "_silver_labels",
         "suggest_thresholds": "_suggest_thresholds",
         "training_tiles": "_training_tiles",

@@ -147,9 +147,7 @@ def _read_matrix(assignment: pd.DataFrame | str | Path) -> pd.DataFrame:
     if not isinstance(assignment, pd.DataFrame):
         where = f"the assignment matrix {assignment}"
         # names such as "NA" are names; only values may be missing
-        assignment = read_csv(
-            assignment, index_col=0, keep_default_na=False, na_values={"": [""]}, dtype=str
-        )
+        assignment = read_csv(assignment, index_col=0, keep_default_na=False, na_values={"": [""]}, dtype=str)
         assignment = assignment.replace({"": np.nan})
     if assignment.empty:
         msg = f"{where}: no cell types or no markers; is it comma-separated, with cell types first?"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DirectionalNet,
         directional_model,
         tiny_embedding_model,
+        tiny_subtype_model,
         tiny_unet_model,
     )
     from nimbus_sd.testing.fields import random_image, random_labels
@@ -27,6 +28,7 @@ __all__ = [
     "random_image",
     "random_labels",
     "tiny_embedding_model",
+    "tiny_subtype_model",
     "tiny_unet_model",
     "whole_image_scores",
 ]
@@ -40,6 +42,7 @@ __getattr__, __dir__ = lazy_exports(
         "random_image": "fields",
         "random_labels": "fields",
         "tiny_embedding_model": "fakes",
+        "tiny_subtype_model": "fakes",
         "tiny_unet_model": "fakes",
         "whole_image_scores": "oracle",
     },

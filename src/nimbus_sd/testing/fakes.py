@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nimbus_sd._core.hierarchy import MARKERS
 from nimbus_sd.models.card import ModelCard
 from nimbus_sd.models.embedding import EmbeddingCard, EmbeddingModel, architecture_of, build_embedding
 from nimbus_sd.models.loading import LoadedModel
+from nimbus_sd.models.subtyper import SubtypeCard, SubtypeModel, build_subtyper
+from nimbus_sd.models.subtyper import architecture_of as subtype_architecture_of
 from nimbus_sd.models.unet import UNet, UNetConfig
 
 STRIDE, HALO = 16, 16
@@ -106,3 +110,39 @@ def tiny_embedding_model(
     _randomise(net, seed, gain=1.5)
     values: dict[str, Any] = {"name": "tiny", "size": 2 * crop, "crop": crop} | card
     return EmbeddingModel(net.eval(), EmbeddingCard(architecture=architecture_of(net), **values))
+
+
+def _settle(net: nn.Module, seed: int) -> None:
+    """Take batch-norm statistics from random patches: with others the signal would get lost on its way."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all passes, of which there is one
+    x = nn.functional.interpolate(torch.rand(64, 3, 8, 8, generator=generator), size=32, mode="bilinear")
+    with torch.no_grad():
+        net.train()(x)
+    net.eval()
+
+
+def tiny_subtype_model(
+    markers: Sequence[str] = MARKERS,
+    *,
+    backbone: Mapping[str, Any] = MappingProxyType({"kind": "hovernet", "width": 2, "units": (1, 1, 1, 1)}),
+    seed: int = 0,
+    **card: Any,
+) -> SubtypeModel:
+    """A small sub-typing network with random weights; keywords go to the card.
+
+    Examples
+    --------
+    >>> tiny_subtype_model(patch=32).card.markers
+    ('CD45', 'CD3e', 'CD4', 'CD8a')
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        net = build_subtyper({"markers": tuple(markers), "backbone": dict(backbone), "hidden": 8})
+        for head in net.heads:
+            head.get_parameter("2.weight").mul_(8)  # as they come patches would hardly differ
+    _settle(net, seed)
+    values: dict[str, Any] = {"name": "tiny"} | card
+    return SubtypeModel(net, SubtypeCard(architecture=subtype_architecture_of(net), **values))

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from nimbus_sd.tl._phenograph import phenograph
     from nimbus_sd.tl._phenotype import phenotype
     from nimbus_sd.tl._predict import predict
+    from nimbus_sd.tl._predict_subtypes import predict_subtypes
     from nimbus_sd.tl._recalibrate import recalibrate
     from nimbus_sd.tl._rediscovery import rediscovery
     from nimbus_sd.tl._spillover import spillover
     from nimbus_sd.tl._subcluster import subcluster
     from nimbus_sd.tl._train import train
     from nimbus_sd.tl._train_embedding import train_embedding
+    from nimbus_sd.tl._train_subtyper import train_subtyper
     from nimbus_sd.tl._undo_clusters import undo_clusters
 
 __all__ = [
@@ -54,12 +56,14 @@ __all__ = [
     "phenograph",
     "phenotype",
     "predict",
+    "predict_subtypes",
     "recalibrate",
     "rediscovery",
     "spillover",
     "subcluster",
     "train",
     "train_embedding",
+    "train_subtyper",
     "undo_clusters",
 ]
 
@@ -86,12 +90,14 @@ __getattr__, __dir__ = lazy_exports(
         "phenograph": "_phenograph",
         "phenotype": "_phenotype",
         "predict": "_predict",
+        "predict_subtypes": "_predict_subtypes",
         "recalibrate": "_recalibrate",
         "rediscovery": "_rediscovery",
         "spillover": "_spillover",
         "subcluster": "_subcluster",
         "train": "_train",
         "train_embedding": "_train_embedding",
+        "train_subtyper": "_train_subtyper",
         "undo_clusters": "_undo_clusters",
     },
 )

@@ -22,8 +22,8 @@ from nimbus_sd._sdata.shallow import shallow_with
 from nimbus_sd._sdata.target import check_prediction_target
 from nimbus_sd.arrays.agreement import spearman_columns, spearman_rows
 from nimbus_sd.engine.embedding.attribution import METHODS
-from nimbus_sd.engine.embedding.job import EmbedConfig
 from nimbus_sd.engine.embedding.run import EmbedRunner
+from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
 
@@ -117,7 +117,7 @@ def channel_attribution(
     ['gradient_x_input', 'occlusion']
     """
     methods = _methods(method)
-    config = EmbedConfig(
+    config = PatchConfig(
         batch_size=batch_size,
         n_threads=n_threads,
         device=device if isinstance(device, str) else tuple(device),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,19 +9,18 @@ from typing import TYPE_CHECKING
 from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import InputError, NimbusWarning
-from nimbus_sd._sdata.centers import CenterSample, CenterSet
+from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.cohort import as_cohort
-from nimbus_sd._sdata.destination import Destination, destinations
+from nimbus_sd._sdata.destination import destinations
 from nimbus_sd._sdata.embedding_run import EmbedRequest, centers_for, embedded, known_scale, warn_of_mpp
 from nimbus_sd._sdata.embedding_table import embedding_table
 from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd._sdata.patch_run import check_stored, warn_of_empty
 from nimbus_sd._sdata.samples import parts_of
-from nimbus_sd._sdata.target import on_disk
-from nimbus_sd.engine.embedding.job import EmbedConfig
 from nimbus_sd.engine.embedding.patches import check_size
 from nimbus_sd.engine.embedding.run import EmbedRunner
 from nimbus_sd.engine.normalization import Normalization
+from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
 from nimbus_sd.tl._predict_table import keep
@@ -167,7 +165,7 @@ def embed(
     >>> sdata["embedding"].obsm["X_nextchannel"].shape[1], list(sdata["embedding"].var_names)
     (256, ['CD3', 'CD20'])
     """
-    config = EmbedConfig(
+    config = PatchConfig(
         batch_size=batch_size,
         n_threads=n_threads,
         device=device if isinstance(device, str) else tuple(device),
@@ -186,8 +184,8 @@ def embed(
     )
     for sample in found.samples:
         check_size(sample.patches, loaded.card.crop)
-        _check_stored(targets[sample.of], sample)
-    _warn_of_empty(found)
+        check_stored(targets[sample.of], sample)
+    warn_of_empty(found)
     warn_of_mpp(loaded, found)
     runner = EmbedRunner.make(loaded, config, active_client(client))
     homes = homes_for([t.store for t in targets.values()], [s.image for s in found.samples])
@@ -206,19 +204,3 @@ def _check_key(key: object) -> None:
     if not isinstance(key, str) or not key or key == "spatial" or "/" in key:
         msg = f"key_added={key!r} can't name the embedding; valid: a name such as 'X_nextchannel'"
         raise InputError(msg)
-
-
-def _check_stored(target: Destination, sample: CenterSample) -> None:
-    """A stored table must annotate something that is stored."""
-    if target.own and sample.region not in on_disk(target.sdata):
-        msg = (
-            f"write=True: the {sample.kind} {sample.region!r} are in memory only, and the stored table would "
-            f"annotate what is not there; call sdata.write_element({sample.region!r}) first"
-        )
-        raise InputError(msg)
-
-
-def _warn_of_empty(centers: CenterSet) -> None:
-    empty = [f"{s.kind} {s.patches.region!r}" for s in centers.samples if not len(s)]
-    if empty:
-        warnings.warn(f"no cell in {', '.join(empty)}: no rows for them", NimbusWarning, stacklevel=3)

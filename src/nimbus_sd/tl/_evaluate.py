@@ -47,9 +47,9 @@ def evaluate(
         Labels 1 positive, 0 negative, NaN undefined: name of a layer, a frame (cells
         named as ``obs_names``, markers), or a table such as ``sdata["truth"]``. They
         must be of the same segmentation: two tables that annotate the same elements
-        are joined by region and instance id, and of further elements nothing is used; any
-        other by ``obs_names``. Cells may be missing; labelled markers that `adata` lacks are an error unless `markers`
-        chooses (DNA and blank channels are passed over).
+        are joined by region and instance id (further elements are left out), any other
+        by ``obs_names``. Cells may be missing; labelled markers that `adata` lacks are an
+        error unless `markers` chooses (DNA and blank channels are passed over).
     scores
         ``"X"`` or a layer, several of them, or a mapping from a name to a layer, frame
         or table; None takes ``X``. Cells with a NaN score are left out and counted.

@@ -3,24 +3,20 @@
 import os
 import pickle
 import shutil
-import warnings
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from distributed import Client, LocalCluster
 
 from nimbus_sd._core.errors import InputError, NimbusWarning, OutOfMemoryError, WeightsError
 from nimbus_sd.engine.embedding import margins
 from nimbus_sd.engine.embedding.embedder import Embedder, pass_bytes
-from nimbus_sd.engine.embedding.job import EmbedConfig, EmbedJob
+from nimbus_sd.engine.embedding.job import EmbedJob
 from nimbus_sd.engine.embedding.patches import PatchSample
 from nimbus_sd.engine.embedding.run import EmbedRunner
 from nimbus_sd.engine.journal import Journal
+from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.engine.run import run_job
 from nimbus_sd.engine.source import ArrayImage
 from nimbus_sd.models.channelwise import magnitude
@@ -63,30 +59,21 @@ def model(tmp_path_factory):
     return save_embedding(tiny_embedding_model(MARKERS), tmp_path_factory.mktemp("tiny"))
 
 
-@contextmanager
-def local_cluster(n):
-    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
-    with warnings.catch_warnings(), LocalCluster(n_workers=n, **options) as made, Client(made) as client:
-        warnings.simplefilter("ignore")
-        client.wait_for_workers(n, timeout=60)
-        yield client
-
-
-@pytest.fixture(scope="module")
-def clusters():
-    """Clusters by their number of workers, started when they are asked for."""
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as path:
-        path.syspath_prepend(Path(__file__).parents[3])  # workers import this file's image
-        yield cache(lambda n: stack.enter_context(local_cluster(n)))
-
-
 def make_job(samples, model, config, **options):
     card = model.card
-    return EmbedJob(tuple(samples), MARKERS, SCALE, card.transform, card.crop, config, **options)
+    return EmbedJob(
+        samples=tuple(samples),
+        markers=MARKERS,
+        scale=SCALE,
+        transform=card.transform,
+        crop=card.crop,
+        config=config,
+        **options,
+    )
 
 
 def compute(samples, model, path, *, client=None, quantities=("embedding", "activation"), **config):
-    runner = EmbedRunner.make(model, EmbedConfig(**{"device": "cpu"} | config), client)
+    runner = EmbedRunner.make(model, PatchConfig(**{"device": "cpu"} | config), client)
     job = make_job(samples, model, runner.config, quantities=quantities, key=str(path))
     with Journal(path, {}) as journal:
         return run_job(runner, job, journal)
@@ -171,7 +158,7 @@ def test_workers_get_the_weights_of_this_process(folder, samples, model, serial,
 
 
 def test_a_folder_that_holds_the_model_is_not_copied(model):
-    runner = EmbedRunner(model, EmbedConfig(device="cpu"), ("cpu",))
+    runner = EmbedRunner(model, PatchConfig(device="cpu"), ("cpu",))
     with runner._model_folder() as folder:
         assert folder == model.path
 
@@ -183,7 +170,7 @@ def small_blocks(monkeypatch):
 
 def cut_off(samples, model, path):
     """Finish some blocks, then stop as ctrl-C does, with a torn record at the end."""
-    runner = EmbedRunner.make(model, EmbedConfig(device="cpu"), None)
+    runner = EmbedRunner.make(model, PatchConfig(device="cpu"), None)
     job = make_job(samples, model, runner.config)
     assert len(job) > 6
     with Journal(path, {}) as journal:
@@ -197,7 +184,7 @@ def cut_off(samples, model, path):
 def test_finished_blocks_are_not_computed_again(samples, model, serial, tmp_path, monkeypatch):
     small_blocks(monkeypatch)
     cut_off(samples, model, tmp_path / "j")
-    runner = EmbedRunner.make(model, EmbedConfig(device="cpu"), None)
+    runner = EmbedRunner.make(model, PatchConfig(device="cpu"), None)
     asked, run = [], runner.run
     runner.run = lambda job, blocks: run(job, (asked.append(b) or b for b in blocks))
     job = make_job(samples, model, runner.config)
@@ -211,7 +198,7 @@ def test_finished_blocks_are_not_computed_again(samples, model, serial, tmp_path
 
 def test_blocks_make_no_difference(samples, model, serial, tmp_path, monkeypatch):
     small_blocks(monkeypatch)
-    assert len(make_job(samples, model, EmbedConfig())) > 10
+    assert len(make_job(samples, model, PatchConfig())) > 10
     same(compute(samples, model, tmp_path / "j"), serial)
 
 
@@ -229,7 +216,7 @@ def test_a_model_in_memory_reaches_the_workers(samples, model, serial, clusters,
 
 
 def test_the_job_travels_without_its_plans(samples, model):
-    job = make_job(samples, model, EmbedConfig())
+    job = make_job(samples, model, PatchConfig())
     before = len(pickle.dumps(job))
     assert len(job) > 0
     assert len(pickle.dumps(job)) == before
@@ -299,7 +286,7 @@ def test_other_errors_come_through(samples, model, tmp_path, monkeypatch):
 
 
 def test_half_precision_says_how_far_it_is(samples, model, serial, tmp_path):
-    config = EmbedConfig(device="cpu", precision="bfloat16")
+    config = PatchConfig(device="cpu", precision="bfloat16")
     embedder = Embedder(model, config)
     job = make_job(samples, model, config)
     scored = list(embedder.score(job, job.blocks()))
@@ -323,7 +310,7 @@ def test_the_caller_keeps_his_network(samples, tmp_path):
 
 
 def test_a_batch_fits_the_memory(model):
-    config = EmbedConfig(device="cpu", memory=1 << 20)
+    config = PatchConfig(device="cpu", memory=1 << 20)
     embedder = Embedder(model, config)
     job = make_job([], model, config)
     n = embedder._per_pass(job)
@@ -342,14 +329,14 @@ def test_a_batch_fits_the_memory(model):
 )
 def test_settings_are_checked(options, match):
     with pytest.raises(InputError, match=match):
-        EmbedConfig(**options)
+        PatchConfig(**options)
 
 
 def test_unknown_quantities_and_precisions_are_refused(model):
     with pytest.raises(InputError, match="gradient_x_input"):
-        make_job([], model, EmbedConfig(), quantities=("saliency",))
+        make_job([], model, PatchConfig(), quantities=("saliency",))
     with pytest.raises(InputError, match="precision='float8'"):
-        EmbedRunner.make(model, EmbedConfig(precision="float8", device="cpu"), None)
+        EmbedRunner.make(model, PatchConfig(precision="float8", device="cpu"), None)
 
 
 def test_loading_what_was_saved(model):

@@ -144,6 +144,22 @@ def test_margins_beyond_the_limit_are_read_again(monkeypatch):
     assert max(source.reads.values()) > 1
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_margins_of_a_row_of_blocks_are_enough_for_a_pass(in_order, monkeypatch):
+    monkeypatch.setattr(margins, "_SIDE", 16)
+    monkeypatch.setattr(margins, "_AHEAD", 2)
+    monkeypatch.setattr(margins, "_BLOCKS", 70)
+    shape = (320, 64)
+    source = ChunkedImage(np.zeros((1, *shape), "uint8"), ((16,) * 20, (16,) * 4))
+    sample = PatchSample("cells", source, np.arange(3005), cells(shape, 3000))
+    cache, held = MarginCache(9, in_order=in_order), []
+    for block in plan_blocks(sample, 9):
+        read_block(sample, [0], block, 9, margins=cache)
+        held.append(len(cache._entries))
+    assert set(source.reads.values()) == {1}
+    assert max(held) == (7 if in_order else 70)
+
+
 def test_one_cache_serves_several_passes_and_images(monkeypatch):
     monkeypatch.setattr(margins, "_SIDE", 16)
     cache = MarginCache(9)

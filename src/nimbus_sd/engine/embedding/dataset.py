@@ -48,7 +48,7 @@ class PatchSource(Protocol):
         """Jobs in reading order, grouped by what is best read one after the other."""
         ...
 
-    def reader(self) -> PatchReader:
+    def reader(self, *, shuffle: bool) -> PatchReader:
         """What a pass opens its jobs with."""
         ...
 
@@ -194,6 +194,15 @@ class PatchStream(IterableDataset):
             replace(self.settings, batch_size=batch_size)
         return PatchBatches(self, batch_size or self.settings.batch_size, drop_last=drop_last)
 
+    def numbered(
+        self, batch_size: int, *, drop_last: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions of cells over all samples, int64 ``(n,)``, and their raw patches ``(n, c, y, x)``."""
+        first = np.cumsum([0, *(len(s) for s in self._samples)])
+        for drawn in self._draw(batch_size):
+            if len(drawn) == batch_size or not drop_last:
+                yield first[drawn.sample] + drawn.row, drawn.buffer[drawn.at]
+
     def _draw(self, batch_size: int) -> Iterator[Drawn]:
         worker, s = get_worker_info(), self.settings
         id_, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -201,7 +210,7 @@ class PatchStream(IterableDataset):
         capacity = max(min(s.buffer // workers, len(self)) if s.shuffle else 0, batch_size)
         jobs = _order(self._source.groups(shuffle=s.shuffle), s, self.epoch, index, of)
         rng = np.random.default_rng([s.seed, self.epoch, index, of]) if s.shuffle else None
-        opened = read_ahead(self._source.reader(), jobs, n_threads=s.n_threads)
+        opened = read_ahead(self._source.reader(shuffle=s.shuffle), jobs, n_threads=s.n_threads)
         yield from draw(
             opened,
             shape=self.shape[1:],

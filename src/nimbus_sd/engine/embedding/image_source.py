@@ -64,9 +64,9 @@ class ImagePatches:
                 found.setdefault(key, []).append((i, block))
         return list(found.values())
 
-    def reader(self) -> _Reader:
+    def reader(self, *, shuffle: bool) -> _Reader:
         """What a pass opens its blocks with."""
-        return _Reader(self)
+        return _Reader(self, MarginCache(self._size, in_order=not shuffle))
 
     def open(self, job: Job, margins: MarginCache) -> OpenedBlock:
         """Read a block."""
@@ -76,8 +76,8 @@ class ImagePatches:
 
 
 class _Reader:
-    def __init__(self, source: ImagePatches) -> None:
-        self._source, self._margins = source, MarginCache(source._size)
+    def __init__(self, source: ImagePatches, margins: MarginCache) -> None:
+        self._source, self._margins = source, margins
 
     def __call__(self, job: Job) -> OpenedBlock:
         return self._source.open(job, self._margins)

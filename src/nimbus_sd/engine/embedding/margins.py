@@ -19,6 +19,8 @@ Rect = tuple[Interval, Interval]
 
 _SIDE = 1024  # px; chunks are joined to blocks of at least this
 _LONGEST = 2048  # px; longer chunks are read in parts
+_BLOCKS = 128  # whose margins are kept at most; in chunk order none that a row of blocks has passed
+_AHEAD = 16  # blocks that threads may have begun beyond the one that asks
 
 
 def block_edges(chunks: Sequence[int]) -> np.ndarray:
@@ -63,11 +65,15 @@ class MarginCache:
     size
         Px that a block may need of its neighbours: the side of the patches.
     limit
-        Bytes to keep; the oldest margins go first.
+        Bytes to keep; the oldest margins go first. So do those of more than 128 blocks.
+    in_order
+        Whether blocks come in the order of the chunks. None that a row of blocks has passed is
+        asked for then, and no more are kept, so that little memory is taken.
     """
 
-    def __init__(self, size: int, *, limit: int = 512 << 20) -> None:
+    def __init__(self, size: int, *, limit: int = 512 << 20, in_order: bool = False) -> None:
         self._size, self._limit, self._held = size, limit, 0
+        self._in_order = in_order
         self._entries: OrderedDict[tuple, _Entry] = OrderedDict()
         self._lock = Lock()
 
@@ -104,7 +110,8 @@ class MarginCache:
             if self._entries.get(key) is entry:  # it may be the oldest already, and gone
                 entry.counted = sum(m.planes.nbytes for m in entry.margins.result())
                 self._held += entry.counted
-            while self._held > self._limit and len(self._entries) > 1:
+            most = len(block_edges(image.chunks[2])) + _AHEAD if self._in_order else _BLOCKS
+            while (self._held > self._limit or len(self._entries) > most) and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
         return planes
 

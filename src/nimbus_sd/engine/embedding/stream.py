@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nimbus_sd.engine.embedding.dataset import PatchStream, StreamSettings
+from nimbus_sd.engine.embedding.dataset import PatchSource, PatchStream, StreamSettings
 from nimbus_sd.engine.embedding.image_source import ImagePatches, common_dtype
 from nimbus_sd.engine.embedding.patches import PatchSample
 from nimbus_sd.engine.embedding.supply import place, share
@@ -36,6 +36,8 @@ class StreamSupply:
         Bytes that the buffer may take; it holds two batches at least and 8,192 patches at most.
     n_threads
         Reader threads.
+    source
+        Where the patches of these cells are read from; None cuts them out of the images.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class StreamSupply:
         seed: int,
         nbytes: int,
         n_threads: int = 2,
+        source: PatchSource | None = None,
     ) -> None:
         samples = tuple(s for s in samples if len(s))
         each = len(markers) * size * size * common_dtype(samples).itemsize
@@ -55,7 +58,7 @@ class StreamSupply:
         settings = StreamSettings(
             size=size, batch_size=batch, buffer=self.buffer, seed=seed, n_threads=n_threads
         )
-        source = ImagePatches(samples, markers, size)
+        source = ImagePatches(samples, markers, size) if source is None else source
         self._stream = PatchStream(source, samples, markers, settings=settings, scale=None)
 
     def __len__(self) -> int:
@@ -68,13 +71,20 @@ class StreamSupply:
 
     def batches(self, first: int, end: int, *, part: int = 0, parts: int = 1) -> Iterator[np.ndarray]:
         """See :class:`~nimbus_sd.engine.embedding.supply.PatchSupply`."""
+        for _, raw in self.numbered(first, end, part=part, parts=parts):
+            yield raw
+
+    def numbered(
+        self, first: int, end: int, *, part: int = 0, parts: int = 1
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See :class:`~nimbus_sd.engine.embedding.supply.PatchSupply`."""
         mine, step = share(self.batch, part=part, parts=parts), first
         while step < end:
             turn, at = place(step, len(self), self.batch)
             self._stream.set_epoch(turn)
-            for i, drawn in enumerate(self._stream.batches(self.batch, drop_last=True)):
+            for i, (rows, raw) in enumerate(self._stream.numbered(self.batch, drop_last=True)):
                 if i >= at:
-                    yield drawn["patch"][mine].numpy()
+                    yield rows[mine], raw[mine]
                     step += 1
                 if step == end:
                     return

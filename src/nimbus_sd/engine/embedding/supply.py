@@ -33,6 +33,12 @@ class PatchSupply(Protocol):
         """Raw ``(b / parts, c, S, S)`` of the steps `first` to `end` - 1; a process takes its part."""
         ...
 
+    def numbered(
+        self, first: int, end: int, *, part: int = 0, parts: int = 1
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same with the cells they are of: int64 ``(b / parts,)``, counted over all samples."""
+        ...
+
 
 def place(step: int, n: int, batch: int) -> tuple[int, int]:
     """Pass over the data that a step belongs to, and its place there; the rest of a pass is left out."""
@@ -92,10 +98,18 @@ class MemorySupply:
 
     def batches(self, first: int, end: int, *, part: int = 0, parts: int = 1) -> Iterator[np.ndarray]:
         """See :class:`PatchSupply`."""
+        for _, raw in self.numbered(first, end, part=part, parts=parts):
+            yield raw
+
+    def numbered(
+        self, first: int, end: int, *, part: int = 0, parts: int = 1
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See :class:`PatchSupply`."""
         mine = share(self.batch, part=part, parts=parts)
 
-        def draw(step: int) -> np.ndarray:
-            return self.patches[self.rows(step)[mine]]
+        def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = self.rows(step)[mine]
+            return rows, self.patches[rows]
 
         return read_ahead(draw, range(first, end), n_threads=self.n_threads)
 

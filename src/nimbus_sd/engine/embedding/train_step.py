@@ -22,6 +22,8 @@ from nimbus_sd.engine.training.step import set_rate
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import build_embedding
 
+_ADVICE = "lower learning_rate, raise temperature or warmup_epochs in the configuration"
+
 
 class Contrast(nn.Module):
     """An embedding network with the projection that only training needs.
@@ -158,8 +160,8 @@ def contrast(
     return nt_xent(model(seen), temperature=config.temperature, gather=gather)
 
 
-def check_finite(loss: Tensor, model: nn.Module, step: int) -> float:
-    """Return the loss as a number.
+def check_finite(loss: Tensor, model: nn.Module, step: int, *, advice: str = _ADVICE) -> float:
+    """Return the loss as a number; `advice` says what to change where it is none.
 
     Raises
     ------
@@ -173,9 +175,8 @@ def check_finite(loss: Tensor, model: nn.Module, step: int) -> float:
         return float(both[0])
     what = "gradients" if bool(torch.isfinite(both[0])) else "loss"
     msg = (
-        f"training stopped at step {step}: {what} not finite. The last checkpoint is untouched; lower "
-        "learning_rate, raise temperature or warmup_epochs in the configuration, and train into another out "
-        "folder"
+        f"training stopped at step {step}: {what} not finite. The last checkpoint is untouched; {advice}, "
+        "and train into another out folder"
     )
     raise InputError(msg)
 

@@ -65,7 +65,7 @@ class Report:
         self._write("a", [row])
         if self._board is not None:
             for key in self.columns[2:]:
-                if key in row:
+                if isinstance(row.get(key), int | float):
                     self._board.add_scalar(key, row[key], row["step"])
             self._board.flush()
         shown = " ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))

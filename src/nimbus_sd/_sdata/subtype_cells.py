@@ -1,0 +1,292 @@
+"""Labelled cells of objects joined with their places on the H&E, in training and validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._sdata import labelled_sections as cells
+from nimbus_sd._sdata.he import he_centers
+from nimbus_sd._sdata.table import link_keys, named_table
+from nimbus_sd.engine.embedding.patches import PatchSample, check_size
+from nimbus_sd.engine.subtyping.apart import split_by_place
+from nimbus_sd.engine.subtyping.inputs import native_size
+from nimbus_sd.engine.subtyping.sampling import PARTS, Split, check_leaks, split_patients
+
+_Placed = tuple[PatchSample, np.ndarray]
+
+TRAIN, VALIDATION = PARTS[:2]
+_DEFAULT = (25, 7, 9)
+_CELLS = 20_000
+
+
+@dataclass(frozen=True)
+class CellRequest:
+    """Which cells to learn from; see :func:`nimbus_sd.tl.train_subtyper`."""
+
+    image: str | Mapping[str, str] | None
+    table: str | ad.AnnData | Mapping[str, ad.AnnData] | None
+    layer: str
+    markers: str | Sequence[str] | None
+    patient: str
+    section: str | None
+    split: Split | None
+    n_cells: int | None
+    mpp: float | None
+    coordinate_system: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class PlacedCells:
+    """Cells of one part.
+
+    Attributes
+    ----------
+    samples
+        One per section, none of them empty.
+    targets
+        float32 ``(n, m)`` in the order of samples and their cells: 1, 0, NaN.
+    """
+
+    samples: tuple[PatchSample, ...]
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class CellSplit:
+    """What a run learns from and is judged on.
+
+    Attributes
+    ----------
+    markers
+        Columns of the targets.
+    train, validation
+        Cells.
+    patients
+        Names of the patients of each part, tests included.
+    report
+        See :func:`nimbus_sd.pp.sample_cells`; None where the cells had been chosen before.
+    by_place
+        Whether validation is another place of the same sections.
+    """
+
+    markers: tuple[str, ...]
+    train: PlacedCells
+    validation: PlacedCells
+    patients: Mapping[str, Sequence[str]]
+    report: pd.DataFrame | None
+    by_place: bool
+
+
+def cells_for(
+    objects: Mapping[str, SpatialData], request: CellRequest, *, patch: int, mpp: float
+) -> CellSplit:
+    """Choose, divide and place the cells.
+
+    Parameters
+    ----------
+    objects
+        By name.
+    request
+        Which cells.
+    patch, mpp
+        Side in px and pixel size in µm of what the network sees.
+
+    Raises
+    ------
+    ElementNotFoundError
+        If a table, layer, column, marker or image does not exist.
+    InputError
+        If labels, split or images can't be used, or a part has no cell.
+    """
+    tables = {of: _table(sdata, of, request) for of, sdata in objects.items()}
+    markers = cells.markers_of(next(iter(tables.values())), request.markers, where="the table")
+    sections = [
+        section
+        for of, table in tables.items()
+        for section in cells.sections_of(
+            table, markers, layer=request.layer, patient=request.patient, section=request.section, of=of
+        )
+    ]
+    parts = _parts(tables, sections, request)
+    rows, report = _choose(tables, sections, parts, markers, request)
+    by_part: dict[str, list[_Placed]] = {TRAIN: [], VALIDATION: []}
+    for section, mine in zip(sections, rows, strict=True):
+        if len(mine) and parts[section.patient] in by_part:
+            found = _place(objects[section.of], tables[section.of], section, mine, request)
+            by_part[parts[section.patient]] += found
+    by_place = not by_part[VALIDATION] and len({s.patient for s in sections}) == 1
+    if by_place:
+        by_part = _apart(by_part[TRAIN], patch, mpp)
+    patients = {p: sorted(n for n, part in parts.items() if part == p) for p in PARTS}
+    for part, placed in by_part.items():
+        if not placed:
+            told = ", ".join(f"{len(names)} {p}" for p, names in patients.items())
+            msg = (
+                f"no cell for {part} (patients: {told}); give a patient with labelled cells this part, in "
+                f"obs[{cells.SPLIT!r}] or with split="
+            )
+            raise InputError(msg)
+        for sample, _ in placed:
+            check_size(sample, native_size(patch, mpp, sample.mpp or mpp))
+    both = {
+        part: PlacedCells(tuple(s for s, _ in placed), np.concatenate([t for _, t in placed]))
+        for part, placed in by_part.items()
+    }
+    return CellSplit(tuple(markers), both[TRAIN], both[VALIDATION], patients, report, by_place)
+
+
+def _table(sdata: SpatialData, of: str, request: CellRequest) -> ad.AnnData:
+    """The table with the labels: given, named, or the one that has the layer."""
+    given = request.table
+    if isinstance(given, Mapping):
+        if of not in given:
+            msg = f"table= has no table for object {of!r}; it names {sorted(map(str, given))}"
+            raise InputError(msg)
+        given = given[of]
+    elif isinstance(given, ad.AnnData) and of:
+        msg = "table=AnnData goes with a single object; name the objects' tables, or pass {object: table}"
+        raise InputError(msg)
+    if given is None:
+        having = [n for n, t in sdata.tables.items() if request.layer in t.layers]
+        if len(having) != 1:
+            told = f"several tables have it ({', '.join(having)})" if having else "no table has it"
+            where = f" of object {of!r}" if of else ""
+            msg = (
+                f"layer={request.layer!r}{where}: {told}; pass table=. Tables: "
+                f"{', '.join(map(repr, sdata.tables)) or 'none'}; nb.pp.gate writes labels"
+            )
+            raise (InputError if having else ElementNotFoundError)(msg)
+        given = having[0]
+    found = given if isinstance(given, ad.AnnData) else named_table(sdata, given)
+    link_keys(found, where="the table with the labels")
+    return found
+
+
+def _parts(
+    tables: Mapping[str, ad.AnnData], sections: Sequence[cells.TableSection], request: CellRequest
+) -> dict[str, str]:
+    """Part of every patient: given, as chosen before, or drawn."""
+    owners = [s.patient for s in sections]
+    having = [of for of, t in tables.items() if cells.SPLIT in t.obs]
+    if request.split is not None or not having:
+        return split_patients(owners, request.split or _DEFAULT, seed=request.seed)
+    if len(having) < len(tables):
+        lacking = sorted(set(tables) - set(having))
+        msg = (
+            f"obs[{cells.SPLIT!r}] is in the tables of {having[:5]} and not of {lacking[:5]}; call "
+            "nb.pp.sample_cells with all of them, or pass split="
+        )
+        raise InputError(msg)
+    whose, of_part = [], []
+    for section in sections:
+        column = tables[section.of].obs[cells.SPLIT].iloc[section.rows]
+        for part in column.dropna().astype(str).unique():
+            whose.append(section.patient)
+            of_part.append(part)
+    check_leaks(whose, of_part)
+    wrong = sorted(set(of_part) - set(PARTS))
+    if wrong:
+        msg = f"obs[{cells.SPLIT!r}] holds {wrong}; valid: {', '.join(PARTS)}"
+        raise InputError(msg)
+    # patients without a part are not used
+    return dict.fromkeys(owners, "") | dict(zip(whose, of_part, strict=True))
+
+
+def _choose(
+    tables: Mapping[str, ad.AnnData],
+    sections: Sequence[cells.TableSection],
+    parts: Mapping[str, str],
+    markers: Sequence[str],
+    request: CellRequest,
+) -> tuple[list[np.ndarray], pd.DataFrame | None]:
+    """Positions among each section's cells that are used: chosen before, or drawn now."""
+    before = all({cells.SAMPLED, cells.SPLIT} <= set(t.obs) for t in tables.values())
+    if before and request.split is None and request.n_cells is None:
+        rows = []
+        for section in sections:
+            sampled = tables[section.of].obs[cells.SAMPLED].to_numpy(dtype=bool)[section.rows]
+            known = ~np.isnan(section.labels).all(axis=1)
+            rows.append(np.flatnonzero(sampled & section.usable & known))
+        return rows, None
+    n_cells = _CELLS if request.n_cells is None else request.n_cells
+    drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=request.seed)
+    report = cells.report_of(sections, drawn, parts, markers)
+    cells.warn_of_missing(report, stacklevel=6)
+    return [d.rows for d in drawn], report
+
+
+def _place(
+    sdata: SpatialData,
+    table: ad.AnnData,
+    section: cells.TableSection,
+    mine: np.ndarray,
+    request: CellRequest,
+) -> list[_Placed]:
+    """Centres on the H&E of a section's chosen cells, by region and instance id."""
+    region_key, instance_key = link_keys(table)
+    rows = section.rows[mine]
+    region = table.obs[region_key].astype(str).to_numpy()[rows]
+    instance = table.obs[instance_key].to_numpy()[rows]
+    found = []
+    for name in sorted(set(region)):
+        image = request.image
+        if isinstance(image, Mapping):
+            if name not in image:
+                msg = f"image= names no H&E for {name!r}; it has {sorted(image)[:8]}"
+                raise InputError(msg)
+            image = {name: image[name]}
+        centers = he_centers(
+            {section.of: sdata},
+            image=image,
+            centers=None if isinstance(image, Mapping) else [name],
+            coordinate_system=request.coordinate_system,
+            mpp=request.mpp,
+        ).samples[0]
+        here = region == name
+        at = pd.Index(centers.ids).get_indexer(instance[here])
+        _warn_of_lost(centers.patches.region, int((at < 0).sum()), len(at))
+        order = np.argsort(at[at >= 0], kind="stable")
+        at = at[at >= 0][order]
+        sample = replace(centers.patches, ids=centers.ids[at], centers=centers.centers[at])
+        if len(sample):
+            found.append(
+                (sample, section.labels[mine][here][pd.Index(instance[here]).get_indexer(sample.ids)])
+            )
+    return found
+
+
+def _warn_of_lost(region: str, lost: int, n: int) -> None:
+    if lost:
+        warnings.warn(
+            f"{lost} of {n} labelled cells are not in {region!r} and are left out; is the table of another "
+            "segmentation?",
+            NimbusWarning,
+            stacklevel=7,
+        )
+
+
+def _apart(placed: Sequence[_Placed], patch: int, mpp: float) -> dict[str, list[_Placed]]:
+    """Divide every section of the only patient by place."""
+    warnings.warn(
+        "all cells are of one patient: validation is another place of the same section, a patch apart, and "
+        "its figures are better than those of another patient would be. Train with several patients",
+        NimbusWarning,
+        stacklevel=6,
+    )
+    out: dict[str, list[_Placed]] = {TRAIN: [], VALIDATION: []}
+    for sample, targets in placed:
+        size = native_size(patch, mpp, sample.mpp or mpp)
+        for part, rows in zip(out, split_by_place(sample.centers, targets, size=size), strict=True):
+            if len(rows):
+                some = replace(sample, ids=sample.ids[rows], centers=sample.centers[rows])
+                out[part].append((some, targets[rows]))
+    return out
