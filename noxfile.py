@@ -120,6 +120,8 @@ def bench(session: nox.Session) -> None:
     for name in ("forward", "reader", "tiles", "simulated", "cluster", "gpu", "som", "patches", "embed"):
         session.run("python", f"benchmarks/{name}.py")
     session.run("python", "benchmarks/embedding_simulated.py", "--architectures", "next_channel")
+    session.run("python", "benchmarks/subtype_patches.py")
+    session.run("python", "benchmarks/subtyping_simulated.py", "--compare-weights", "--minutes", "10")
     session.run("python", "benchmarks/memory.py")
     session.run("python", "benchmarks/memory.py", "--plan")
     session.run("python", "benchmarks/integrated_expression.py", "--harpy-python", _harpy(session))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli.subtyping import subtyping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 benchmark = typer.Typer(help="Measure a model on a labelled dataset.", no_args_is_help=True)
+benchmark.command("subtyping")(subtyping)
 _SHOWN = ("precision", "recall", "specificity", "f1")
 
 
