@@ -16,7 +16,7 @@ from nimbus_sd._sdata.tile_format import KIND
 from nimbus_sd._sdata.tile_reader import TileStore
 from nimbus_sd._sdata.tile_store import TileRequest, write_tiles
 from nimbus_sd.engine.training.array_source import INDEX_FILE, ArraySource
-from nimbus_sd.engine.training.config import PRESETS, TrainConfig
+from nimbus_sd.engine.training.config import TrainConfig
 from nimbus_sd.engine.training.export import check_card, describe_data, export
 from nimbus_sd.engine.training.loop import TrainResult, fit
 from nimbus_sd.engine.training.sources import SplitSource, TileSource
@@ -128,11 +128,11 @@ def read_config(config: str | Path | TrainConfig) -> TrainConfig:
     """
     if isinstance(config, TrainConfig):
         return config
-    if isinstance(config, str) and config in PRESETS:
+    if isinstance(config, str) and config in TrainConfig.PRESETS:
         return TrainConfig.preset(config)
     path = Path(config)
     if not path.is_file():
-        msg = f"config={str(config)!r} is no preset ({', '.join(PRESETS)}) and no file"
+        msg = f"config={str(config)!r} is no preset ({', '.join(TrainConfig.PRESETS)}) and no file"
         raise InputError(msg)
     return TrainConfig.from_toml(path)
 

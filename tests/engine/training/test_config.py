@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.engine.training.config import PRESETS, AugmentConfig, SelectionConfig, TrainConfig
+from nimbus_sd.engine.training.config import AugmentConfig, SelectionConfig, TrainConfig
 
 
 def test_the_default_is_the_recipe_of_the_paper():
@@ -29,7 +29,7 @@ def test_the_default_is_the_recipe_of_the_paper():
     assert config.architecture == {"depth": 5, "width": 64}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TrainConfig.PRESETS)
 def test_toml_and_back(name, tmp_path):
     config = replace(TrainConfig.preset(name), name='a "quoted" näme\n')
     path = tmp_path / "config.toml"
@@ -50,10 +50,10 @@ def test_toml_may_start_from_a_preset(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepps = 3", "unknown keys in the top level: stepps; valid: name, architecture"),
+        ("stepps = 3", "unknown keys in the configuration: stepps; valid: name, architecture"),
         ("[augment]\nflop = 1", r"unknown keys in \[augment\]: flop"),
         ("augment = 3", r"\[augment\] must be a table"),
-        ('preset = "huge"', "no training preset 'huge'; valid: paper, small, finetune"),
+        ('preset = "huge"', "'huge' is no preset; valid: paper, small, finetune"),
         ("steps = [", "is not TOML"),
         ("batch = 0", r"TrainConfig.batch must lie in \[1"),
         ("steps = 1.5", "must be an int"),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.engine.training.config_checks import check_keys, plain, ranges, within
+from nimbus_sd.engine.training.config_checks import ranges, within
+from nimbus_sd.engine.training.presets import Presets
 from nimbus_sd.models.embedding import TRANSFORMS
 
 OPTIMISERS = ("lars", "adamw")
 SCALINGS = ("linear", "sqrt", "none")
-PRESETS = ("small", "paper", "cim")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
-class EmbeddingTrainConfig:
+class EmbeddingTrainConfig(Presets):
     """Everything that decides the weights.
 
     Parameters
@@ -106,6 +106,9 @@ class EmbeddingTrainConfig:
     InputError
         If a value is out of range.
     """
+
+    PRESETS: ClassVar = ("small", "paper", "cim")
+    PARTS: ClassVar = {"views": ViewConfig}
 
     name: str = "embedding-trained"
     architecture: Mapping[str, Any] = field(default_factory=lambda: {"kind": "next_channel"})
@@ -245,41 +248,3 @@ class EmbeddingTrainConfig:
             warmup_epochs=1,
             views=ViewConfig(noise_sd=(0.0, 0.02)),
         )
-
-    @classmethod
-    def preset(cls, name: str) -> EmbeddingTrainConfig:
-        """Return the preset of a name.
-
-        Raises
-        ------
-        InputError
-            If there is none of this name.
-        """
-        if name not in PRESETS:
-            msg = (
-                f"config={name!r} is no preset; valid: {', '.join(PRESETS)}, or an EmbeddingTrainConfig, for "
-                "instance dataclasses.replace(EmbeddingTrainConfig.small(), epochs=20)"
-            )
-            raise InputError(msg)
-        found: EmbeddingTrainConfig = getattr(cls, name)()
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists and dicts, as JSON can hold them."""
-        return {k: plain(v) for k, v in asdict(replace(self, architecture=dict(self.architecture))).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EmbeddingTrainConfig:
-        """Inverse of :meth:`to_dict`; what is left out keeps its default.
-
-        Raises
-        ------
-        InputError
-            If a key is unknown or a value invalid.
-        """
-        values = dict(values)
-        check_keys(cls, values, "the configuration")
-        if "views" in values:
-            check_keys(ViewConfig, values["views"], "views")
-            values["views"] = ViewConfig(**values["views"])
-        return cls(**values)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.engine.subtyping.augment import StainConfig
-from nimbus_sd.engine.training.config_checks import check_keys, plain, within
+from nimbus_sd.engine.training.config_checks import within
+from nimbus_sd.engine.training.presets import Presets
 
 SCHEDULES = ("constant", "cosine")
-PRESETS = ("finetune", "paper", "small")
 
 
 @dataclass(frozen=True)
-class SubtypeTrainConfig:
+class SubtypeTrainConfig(Presets):
     """Everything that decides the weights, besides the data.
 
     Parameters
@@ -63,6 +63,9 @@ class SubtypeTrainConfig:
     InputError
         If a value is out of range.
     """
+
+    PRESETS: ClassVar = ("finetune", "paper", "small")
+    PARTS: ClassVar = {"augment": StainConfig}
 
     name: str = "subtyper"
     backbone: str | Mapping[str, Any] = "convnext-tiny"
@@ -170,42 +173,3 @@ class SubtypeTrainConfig:
             clip=1.0,
             patience=0,
         )
-
-    @classmethod
-    def preset(cls, name: str) -> SubtypeTrainConfig:
-        """Return the preset of a name.
-
-        Raises
-        ------
-        InputError
-            If there is none of this name.
-        """
-        if name not in PRESETS:
-            msg = (
-                f"config={name!r} is no preset; valid: {', '.join(PRESETS)}, or a SubtypeTrainConfig, for "
-                "instance dataclasses.replace(SubtypeTrainConfig.small(), epochs=20)"
-            )
-            raise InputError(msg)
-        found: SubtypeTrainConfig = getattr(cls, name)()
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists and dicts, as JSON can hold them."""
-        backbone = self.backbone if isinstance(self.backbone, str) else dict(self.backbone)
-        return {k: plain(v) for k, v in asdict(replace(self, backbone=backbone)).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SubtypeTrainConfig:
-        """Inverse of :meth:`to_dict`; what is left out keeps its default.
-
-        Raises
-        ------
-        InputError
-            If a key is unknown or a value invalid.
-        """
-        values = dict(values)
-        check_keys(cls, values, "the configuration")
-        if "augment" in values:
-            check_keys(StainConfig, values["augment"], "augment")
-            values["augment"] = StainConfig(**values["augment"])
-        return cls(**values)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.engine.training.config_checks import check_keys, plain, toml, within
+from nimbus_sd.engine.training.config_checks import toml, within
 from nimbus_sd.engine.training.config_parts import AugmentConfig, SelectionConfig
+from nimbus_sd.engine.training.presets import Presets
 
-__all__ = ["PRESETS", "AugmentConfig", "SelectionConfig", "TrainConfig"]
+__all__ = ["AugmentConfig", "SelectionConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Presets):
     """Everything that decides the weights; the default is the recipe of the paper.
 
     Parameters
@@ -54,6 +55,9 @@ class TrainConfig:
     augment, selection
         See :class:`AugmentConfig`, :class:`SelectionConfig`.
     """
+
+    PRESETS: ClassVar = ("paper", "small", "finetune")
+    PARTS: ClassVar = {"augment": AugmentConfig, "selection": SelectionConfig}
 
     name: str = "nimbus-trained"
     architecture: Mapping[str, Any] = field(default_factory=lambda: {"depth": 5, "width": 64})
@@ -174,44 +178,6 @@ class TrainConfig:
             selection=SelectionConfig(ema=0.5, quantile_steps=100),
         )
 
-    @classmethod
-    def preset(cls, name: str) -> TrainConfig:
-        """Return the preset of a name: ``"paper"``, ``"small"`` or ``"finetune"``.
-
-        Raises
-        ------
-        InputError
-            If there is none of this name.
-        """
-        if name not in PRESETS:
-            msg = f"no training preset {name!r}; valid: {', '.join(PRESETS)}, or a .toml file"
-            raise InputError(msg)
-        found: TrainConfig = getattr(cls, name)()
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists and dicts, as JSON and TOML can hold them."""
-        return {k: plain(v) for k, v in asdict(replace(self, architecture=dict(self.architecture))).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Inverse of :meth:`to_dict`; what is left out keeps its default.
-
-        Raises
-        ------
-        InputError
-            If a key is unknown or a value invalid.
-        """
-        values = dict(values)
-        base = cls.preset(values.pop("preset")) if "preset" in values else cls()
-        for name, kind in (("augment", AugmentConfig), ("selection", SelectionConfig)):
-            if name in values:
-                given = values[name]
-                check_keys(kind, given, f"[{name}]")
-                values[name] = replace(getattr(base, name), **given)
-        check_keys(cls, values, "the top level")
-        return replace(base, **values)
-
     def to_toml(self) -> str:
         """As TOML."""
         values = self.to_dict()
@@ -240,6 +206,3 @@ class TrainConfig:
         except (InputError, TypeError) as error:
             msg = f"{path}: {error}"
             raise InputError(msg) from error
-
-
-PRESETS = ("paper", "small", "finetune")
