@@ -19,6 +19,7 @@ from nimbus_sd.models.subtyper import (
     SubtypeNet,
     architecture_of,
     build_subtyper,
+    check_patch,
     is_stored,
     load_subtyper,
     save_subtyper,
@@ -150,7 +151,8 @@ def test_cards_that_make_no_sense(change, match):
         ({"backbone": "resnet"}, "convnext-tiny"),
         ({"backbone": {"kind": "resnet"}}, "'kind' is one of"),
         ({"backbone": CONVNEXT | {"colour": 1}}, r"no parameter \['colour'\]"),
-        ({"backbone": CONVNEXT | {"hidden_sizes": [8]}}, "can't be built"),
+        ({"backbone": CONVNEXT | {"hidden_sizes": [8]}}, "one of each per stage"),
+        ({"backbone": VIT | {"num_attention_heads": 3}}, "can't be divided by 3 heads"),
         ({"backbone": CONVNEXT | {"mean": [0.5]}}, "three numbers"),
         ({"backbone": VIT | {"position": "guess"}}, "position='guess'"),
         ({"backbone": HOVERNET, "markers": ["a", "a"]}, "each once"),
@@ -172,6 +174,29 @@ def test_pretrained_from_a_folder_of_transformers(tmp_path, kind):
     for backbone in net.backbones:
         assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in backbone.state_dict().items())
     assert all(torch.equal(v, heads[k]) for k, v in net.heads.state_dict().items())
+
+
+@pytest.mark.parametrize(("theirs", "mine"), [("convnext", "convnextv2"), ("convnextv2", "convnext")])
+def test_weights_of_a_relative_are_refused_and_not_filled_up_at_random(tmp_path, theirs, mine):
+    build_backbone(TINY[theirs]).net.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"of another network than ConvNext.*it lacks \d+ of its tensors"):
+        load_pretrained(tiny(mine), TINY[mine], tmp_path)
+
+
+def test_weights_of_other_shapes_are_refused(tmp_path):
+    build_backbone(CONVNEXT | {"hidden_sizes": [8, 24]}).net.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"does not fit the network|of another network"):
+        load_pretrained(tiny(), CONVNEXT, tmp_path)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_patches_that_are_too_small(kind):
+    net = tiny(kind).train()
+    check_patch(net, 32)
+    assert net.training
+    if kind != "hovernet":  # it pads
+        with pytest.raises(InputError, match="patches of 3 px are too small for this"):
+            check_patch(net, 3)
 
 
 def test_pretrained_from_the_state_dict_of_a_classifier(tmp_path):
@@ -209,6 +234,9 @@ def test_pretrained_from_the_hub_s_cache(tmp_path, monkeypatch):
     net = SubtypeNet(SubtypeConfig(backbone="convnextv2-atto", hidden=8))
     origin = load_pretrained(net, "convnextv2-atto", pretrained=True)
     assert origin == f"facebook/convnextv2-atto-1k-224@{commit}"
+    assert load_pretrained(net, "convnextv2-atto", origin) == origin  # as the record says
+    with pytest.raises(OfflineError):
+        load_pretrained(net, "convnextv2-atto", origin.replace("0123", "4567"))
     assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in net.backbones[0].state_dict().items())
 
 

@@ -153,6 +153,10 @@ class ViT(Backbone):
 def _convnext(values: dict[str, Any], colours: dict[str, Any], *, version: str) -> Backbone:
     transformers = require("transformers", extra="he")
     stages = len(values.get("depths", range(4)))
+    if len(values.get("hidden_sizes", range(4))) != stages:
+        given = {k: values.get(k) for k in ("depths", "hidden_sizes")}
+        msg = f"backbone: {given}; one of each per stage"
+        raise InputError(msg)
     config = getattr(transformers, f"ConvNext{version}Config")(num_stages=stages, **values)
     return ConvNeXt(
         getattr(transformers, f"ConvNext{version}Model")(config), config.hidden_sizes[-1], **colours
@@ -163,6 +167,10 @@ def _vit(values: dict[str, Any], colours: dict[str, Any]) -> Backbone:
     transformers = require("transformers", extra="he")
     position = values.pop("position", "interpolate")
     config = transformers.ViTConfig(**values)
+    if config.hidden_size % config.num_attention_heads:
+        n = config.num_attention_heads
+        msg = f"backbone: hidden_size={config.hidden_size} can't be divided by {n} heads"
+        raise InputError(msg)
     net = transformers.ViTModel(config, add_pooling_layer=False)
     return ViT(net, config.hidden_size, position=position, **colours)
 
@@ -215,6 +223,8 @@ def build_backbone(config: Mapping[str, Any]) -> Backbone:
         raise InputError(msg)
     try:
         return KINDS[kind](values, colours)
-    except (TypeError, IndexError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, InputError):
+            raise
         msg = f"backbone {kind!r} can't be built from {values}: {error}"
         raise InputError(msg) from error

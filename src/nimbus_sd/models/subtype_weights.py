@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ HUB = {
     "convnextv2-tiny": "facebook/convnextv2-tiny-1k-224",
     "phikon": "owkin/phikon",
 }
+_PINNED = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 
 
 def load_pretrained(net: SubtypeNet, backbone: str | object, pretrained: bool | str | Path | None) -> str:
@@ -42,7 +44,7 @@ def load_pretrained(net: SubtypeNet, backbone: str | object, pretrained: bool | 
         True takes the hub's (or its cache's). None too, but where they can't be had, or there
         are none, it warns and leaves the network as it is. False leaves it. A path, to a folder
         that `transformers` wrote or to a state dict, is read from there (HoVer-Net: the public
-        checkpoints).
+        checkpoints). ``"repository@revision"`` takes that commit of the hub's, as a card records it.
 
     Returns
     -------
@@ -57,7 +59,10 @@ def load_pretrained(net: SubtypeNet, backbone: str | object, pretrained: bool | 
     """
     if pretrained is False:
         return "random"
-    if isinstance(pretrained, str | Path):
+    named = _PINNED.fullmatch(pretrained) if isinstance(pretrained, str) else None
+    if named and not Path(named.string).exists():
+        found, origin = _from_hub(net, named["repo"], named["revision"])
+    elif isinstance(pretrained, str | Path):
         found, origin = _from_path(net, Path(pretrained)), str(pretrained)
     elif pretrained is None or pretrained is True:
         try:
@@ -100,44 +105,66 @@ def _own(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if k in expected or not k.startswith(extra)}
 
 
-def _from_hub(net: SubtypeNet, backbone: object) -> tuple[dict[str, Tensor], str]:
-    repo = HUB.get(backbone) if isinstance(backbone, str) else None
+def _from_hub(
+    net: SubtypeNet, backbone: object, revision: str | None = None
+) -> tuple[dict[str, Tensor], str]:
+    repo = HUB.get(backbone, backbone if revision else None) if isinstance(backbone, str) else None
     if repo is None:
         msg = (
             f"backbone {backbone!r} has no weights on the hub; those that have: {', '.join(HUB)}. Pass "
             "pretrained=path to a state dict (HoVer-Net: a public checkpoint)"
         )
         raise WeightsError(msg)
-    state = _transformers_state(_backbones(net)[0].net, repo)
-    return state, f"{repo}@{_revision(repo)}"
+    pinned = {} if revision is None else {"revision": revision}
+    state = _transformers_state(_backbones(net)[0].net, repo, **pinned)
+    return state, f"{repo}@{_commit(repo, revision)}"
+
+
+def _commit(repo: str, revision: str | None) -> str:
+    """Commit of the hub's that was just loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision or "unknown"
 
 
 def _transformers_state(net: nn.Module, where: str, **kwargs: Any) -> dict[str, Tensor]:
-    """State dict of a model that transformers reads."""
+    """State dict of a model that transformers reads.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are of another kind of network: what they lack would be drawn at random.
+    OfflineError
+        If the hub can't be reached.
+    """
     require("transformers", extra="he")
     kind: Any = type(net)
     extra = {"add_pooling_layer": False} if kind.__name__ == "ViTModel" else {}
     try:
-        loaded = kind.from_pretrained(where, **extra, **kwargs)
+        loaded, told = kind.from_pretrained(where, output_loading_info=True, **extra, **kwargs)
+    except RuntimeError as error:  # shapes that differ
+        msg = f"{where} holds weights of another network than {kind.__name__}: {_first_line(error)}"
+        raise WeightsError(msg) from error
     except (OSError, ValueError) as error:
         if Path(where).is_dir():
-            msg = f"{where} holds no weights that transformers reads as {kind.__name__}: {error}"
+            msg = f"{where} holds no weights that transformers reads as {kind.__name__}: {_first_line(error)}"
             raise WeightsError(msg) from error
         msg = (
             f"could not get {where} from the hub ({type(error).__name__}). On a machine with a network, run "
             f"`hf download {where} --local-dir FOLDER` and pass pretrained=FOLDER"
         )
         raise OfflineError(msg) from error
+    lacking = sorted(told["missing_keys"])
+    if lacking:
+        msg = (
+            f"{where} holds weights of another network than {kind.__name__}: it lacks {len(lacking)} of its "
+            f"tensors, such as {lacking[0]}"
+        )
+        raise WeightsError(msg)
     state: dict[str, Tensor] = loaded.state_dict()
     return state
 
 
-def _revision(repo: str) -> str:
-    """Commit that the hub's cache holds."""
-    from huggingface_hub import scan_cache_dir
-
-    for each in scan_cache_dir().repos:
-        if each.repo_id == repo:
-            newest = max(each.revisions, key=lambda r: r.last_modified)
-            return newest.commit_hash
-    return "unknown"
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

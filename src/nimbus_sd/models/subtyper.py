@@ -217,6 +217,22 @@ def build_subtyper(architecture: Mapping[str, Any]) -> SubtypeNet:
     return SubtypeNet(config)
 
 
+def check_patch(net: SubtypeNet, patch: int) -> None:
+    """Raise :class:`InputError` unless the network can see patches of `patch` px."""
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, patch, patch, device=next(net.parameters()).device))
+    except (RuntimeError, ValueError) as error:
+        kind = net.config.backbone["kind"]
+        msg = (
+            f"patches of {patch} px are too small for this {kind} backbone ({error}); take a larger patch_um="
+        )
+        raise InputError(msg) from error
+    finally:
+        net.train(training)
+
+
 def architecture_of(net: SubtypeNet) -> dict[str, Any]:
     """Parameters of a network, in JSON's types: what :func:`build_subtyper` takes."""
     return {**asdict(net.config), "markers": list(net.config.markers)}
