@@ -17,6 +17,7 @@ import argparse
 import resource
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of what fills the minutes")
     parser.add_argument("--backbone", default="convnext-atto")
     parser.add_argument("--compare-weights", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder to keep the networks in")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     frames = []
@@ -91,7 +93,15 @@ def main() -> None:
             common = {"backbone": args.backbone, "weighted": weighted, "seed": seed, "config": "small"}
             epochs = args.epochs or _epochs(sdata, args.minutes, common)
             start = cpu()
-            model = nb.tl.train_subtyper(sdata, table="table", epochs=epochs, progress=False, **common)
+            name = f"seed{seed}-{'weighted' if weighted else 'plain'}"
+            model = nb.tl.train_subtyper(
+                sdata,
+                table="table",
+                epochs=epochs,
+                out=None if args.out is None else args.out / name,
+                progress=False,
+                **common,
+            )
             minutes = (cpu() - start) / 60
             frame = measured(sdata, model).assign(seed=seed, weighted=weighted, minutes=minutes)
             frames.append(frame)

@@ -76,6 +76,10 @@ def test_every_network_is_measured_on_test_patients(stored, tmp_path):
     again = run(*args)
     assert again.output.count("done before") == 4
     pd.testing.assert_frame_equal(pd.read_csv(out / "models.csv"), table)
+    # and figures of other cells are not passed off as these
+    for other in (["--seed", 1], ["--epochs", 2], ["--n-cells", 40]):
+        with pytest.raises(InputError, match=r"holds another study \((cells|options)"):
+            run(*args, *other)
 
 
 def test_patch_sizes_on_simulated_patients(tmp_path):
@@ -109,6 +113,15 @@ def test_test_cells_are_the_sampled_ones_in_their_places():
         (["--simulated", 3, "--study", "all"], "valid: models, patches, both"),
         (["--simulated", 3, "--side", 256, "--split", "a,b"], "three numbers"),
         (["--simulated", 3, "--side", 256, "--table", "cells"], "no table 'cells'"),
+        (
+            ["--simulated", 3, "--side", 256, "--split", "2,1,0"],
+            r"no cell is left for a test \(--split 2,1,0\)",
+        ),
+        (["--simulated", 3, "--side", 256, "--backbone", "resnet"], "backbone='resnet' is unknown"),
+        (
+            ["--simulated", 3, "--side", 256, "--study", "patches", "--patch-marker", "CD99"],
+            "has no marker CD99",
+        ),
     ],
 )
 def test_bad_calls_say_what_would_be_right(args, match, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nimbus_sd.models import SubtypeModel
 
 CELLS, SCORES = "cells", "he"
+RESULT, ABOUT = "test.csv", "study.json"
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,53 @@ class Study:
         """
         import pandas as pd
 
-        self.out.mkdir(parents=True, exist_ok=True)
+        known = {row.name: self._about(row) for row in rows}
         for row in rows:
-            file = self.out / row.name / "test.csv"
+            self._check(row, known[row.name])
+        for row in rows:
+            file = self.out / row.name / RESULT
             there = file.is_file()
             if not there:
-                frame = self._measure(self._train(row))
                 file.parent.mkdir(parents=True, exist_ok=True)
-                frame.assign(**row.told).to_csv(file, index=False)
+                with whole_file(file.with_name(ABOUT)) as partial:
+                    partial.write_text(json.dumps(known[row.name], indent=2), encoding="utf-8")
+                frame = self._measure(self._train(row))
+                with whole_file(file) as partial:
+                    frame.assign(**row.told).to_csv(partial, index=False)
             yield row, pd.read_csv(file), there
+
+    def _check(self, row: Row, about: dict[str, Any]) -> None:
+        """Raise before anything is trained: for a row that can't be built, or a folder of another study."""
+        import torch
+
+        from nimbus_sd.models.subtype_backbones import backbone_config, build_backbone
+
+        with torch.device("meta"):
+            build_backbone(backbone_config(row.options["backbone"]))
+        for name, sdata in self.objects.items():
+            lacking = [m for m in row.options.get("markers", ()) if m not in sdata[self.table].var_names]
+            if lacking:
+                msg = f"{name}: table {self.table!r} has no marker {', '.join(lacking)} (--patch-marker)"
+                raise InputError(msg)
+        file = self.out / row.name / ABOUT
+        if not file.is_file():
+            return
+        old = json.loads(file.read_text(encoding="utf-8"))
+        if old != about:
+            changed = ", ".join(sorted(k for k in {*old, *about} if old.get(k) != about.get(k)))
+            msg = (
+                f"--out {self.out} holds another study ({changed} differ in {row.name}); give another "
+                "folder, or delete this one to start anew"
+            )
+            raise InputError(msg)
+
+    def _about(self, row: Row) -> dict[str, Any]:
+        """What the row's figures depend on."""
+        return {
+            "options": {k: v for k, v in {**self.common, **row.options}.items() if v is not None},
+            "image": self.image or "",
+            "cells": {name: _digest(sdata[self.table], self.layer) for name, sdata in self.objects.items()},
+        }
 
     def _train(self, row: Row) -> SubtypeModel:
         from nimbus_sd import tl
@@ -151,8 +191,10 @@ class Study:
         from nimbus_sd import tl
 
         found, truth = [], []
-        for sdata in self.objects.values():
+        for of, sdata in self.objects.items():
             for cells, labels in _test_cells(sdata, sdata[self.table], self.image):
+                if "patient" not in labels.obs:  # every section is of a patient of its own
+                    labels.obs["patient"] = f"{of}/{next(iter(cells.images))}"
                 tl.predict_subtypes(
                     cells,
                     model=model,
@@ -175,12 +217,21 @@ def _evaluated(found: Sequence[AnnData], truth: Sequence[AnnData], layer: str) -
 
     from nimbus_sd import tl
 
-    if not found:
-        msg = "no cell is left for a test: give test patients with --split, or more patients"
-        raise InputError(msg)
     scores, gold = ad.concat(found, index_unique="-"), ad.concat(truth, index_unique="-")
     gold = gold[:, scores.var_names].copy()
     return tl.evaluate(scores, gold, {SCORES: "X"}, truth_layer=layer, by="marker", resample="patient")
+
+
+def _digest(table: AnnData, layer: str) -> str:
+    """Which cells a study has, their parts and labels."""
+    import hashlib
+
+    import numpy as np
+
+    parts = table.obs[["split", "sampled"]].astype(str).agg("".join, axis=1)
+    names = "\n".join(map(str, table.obs_names)) + "\n".join(parts)
+    labels = np.ascontiguousarray(np.asarray(table.layers[layer], np.float32))
+    return hashlib.sha256(names.encode() + labels.tobytes()).hexdigest()[:16]
 
 
 def _test_cells(
@@ -202,8 +253,6 @@ def _test_cells(
         sample = he_centers(sdata, image=image, centers=[region]).samples[0]
         at = pd.Index(sample.ids).get_indexer(labels.obs[instance_key].to_numpy())
         labels, at = labels[at >= 0].copy(), at[at >= 0]
-        if "patient" not in labels.obs:
-            labels.obs["patient"] = region  # every section is of a patient of its own
         where = get_transformation(sdata[sample.image_name], get_all=True)
         points = PointsModel.parse(sample.centers[at][:, ::-1] + 0.5, transformations=where)
         cells = SpatialData(images={sample.image_name: sdata[sample.image_name]}, points={CELLS: points})

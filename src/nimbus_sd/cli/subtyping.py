@@ -145,6 +145,9 @@ def _sample(
         typer.echo(f"{part}: {patients} sections, {cells} cells")
     for each in caught:
         typer.echo(f"note: {each.message}", err=True)
+    if "test" not in counts.index or not counts.loc["test"].iloc[-1]:
+        msg = f"no cell is left for a test (--split {','.join(f'{v:g}' for v in split)}); give it patients"
+        raise InputError(msg)
 
 
 def _numbers(split: str) -> list[float]:
