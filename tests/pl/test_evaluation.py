@@ -57,6 +57,26 @@ def test_order_of_the_frame_several_metrics_and_groups(frame):
     assert pooled[0].get_yticklabels()[0].get_text() == "all cells"
 
 
+def test_rows_of_a_marker_stay_together():
+    """CD4 is better on the mean, CD8 has the single best row; the worst is undefined."""
+    f1 = {("CD8", "b"): 0.1, ("CD4", "b"): 0.6, ("CD8", "a"): 0.9, ("CD3", "a"): np.nan, ("CD4", "a"): 0.7}
+    frame = pd.DataFrame(
+        [{"marker": m, "patient": p, "scores": "X", "f1": v, "ece": v} for (m, p), v in f1.items()]
+    )
+    for name in METRICS:
+        frame[name] = frame["f1"]
+    axes = nb.pl.evaluation(frame, show=False)
+    rows = [t.get_text() for t in axes[0].get_yticklabels()]
+    assert rows == ["CD4 · a", "CD4 · b", "CD8 · a", "CD8 · b", "CD3 · a"]
+    assert [ax.get_xlabel() for ax in axes] == ["F1", "AUROC", "balanced accuracy"]
+    for ax, chance in zip(axes, ([], [0.5], [0.5]), strict=True):
+        assert [line.get_ydata()[0] for line in ax.lines if line.get_gid() == "border"] == [1.5, 3.5]
+        assert [line.get_xdata()[0] for line in ax.lines if line.get_gid() == "chance"] == chance
+    axes = nb.pl.evaluation(frame, "ece", show=False)
+    rows = [t.get_text() for t in axes[0].get_yticklabels()]
+    assert rows == ["CD8 · b", "CD8 · a", "CD4 · b", "CD4 · a", "CD3 · a"]
+
+
 def test_saved_and_real_frames(adata, tmp_path):
     adata.layers["truth"] = (adata.X > 0.5).astype(np.float32)
     found = nb.tl.evaluate(adata, "truth", n_bootstrap=5)

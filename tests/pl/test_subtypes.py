@@ -8,7 +8,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, PointsModel, TableModel
-from spatialdata.transformations import Affine, Identity, Scale
+from spatialdata.transformations import Affine, Identity, Scale, Translation, set_transformation
 
 import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
@@ -127,6 +127,77 @@ def test_every_marker_has_a_panel_with_outlines(section):
     words = [t.get_text() for t in fig.legends[0].get_texts()]
     assert words == ["positive", "negative", "undefined"]
     np.testing.assert_allclose(np.asarray(fig.axes[1].images[0].get_array())[0, 0] * 255, [230, 200, 230])
+
+
+def edge(ax, k, colour):
+    """Px of the k-th cell in a colour, and all of the cell's, on the overlay of an axes."""
+    overlay = ax.images[-1]
+    pixels = np.asarray(overlay.get_array())
+    scale = pixels.shape[0] // (2 * SIDE)
+    x, y = (int(v * scale) for v in on_he(k))
+    half = 16 * scale
+    part = pixels[y - half : y + half, x - half : x + half]
+    return int((part == (*colour, 255)).all(axis=-1).sum()), part
+
+
+def test_answers_differ_without_colour(section):
+    """Positive outlines are thick, negative ones thin, undefined ones broken."""
+    ax = draw(section, "CD3e", if_image="if", channels={"CD3e": "CD3"}).axes[1]
+    positive, negative, undefined = edge(ax, 0, RED)[0], edge(ax, 1, GREEN)[0], edge(ax, 3, GREY)[0]
+    assert positive > 1.7 * negative
+    assert 0.2 * negative < undefined < negative
+    assert (edge(ax, 3, GREY)[1][0, :, 3] == 0).any()
+    faces = draw(section, "CD3e").legends[0].get_patches()
+    assert faces[0].get_linewidth() > 1.5 * faces[1].get_linewidth()
+
+
+def test_a_white_rim_over_he_alone(section):
+    over_he, over_light = (
+        draw(section, "CD3e", **options).axes[1]
+        for options in ({}, {"if_image": "if", "channels": {"CD3e": "CD3"}})
+    )
+    for k in (0, 1, 3):
+        x, y = on_he(k)
+        assert seen(over_he, x, y - 16.3) == ((255, 255, 255), 235)
+        assert seen(over_light, x, y - 16.3)[1] == 0
+    gaps = edge(over_he, 3, GREY)[1][0]
+    assert (gaps[..., 3] > 0).all()  # white where over fluorescence there is nothing
+
+
+def test_cells_of_a_few_px_are_filled(section):
+    fig = draw(section, "CD3e", figsize=(0.5, 0.4))
+    for k, colour, opacity in ((0, RED, 255), (1, GREEN, 190), (3, GREY, 130)):
+        assert seen(fig.axes[1], *on_he(k)) == (colour, opacity)
+    assert seen(fig.axes[1], 2, 2)[1] == 0
+
+
+def test_markers_without_any_label_are_left_out(section):
+    section["subtypes"].layers["positive"][:, 2] = np.nan
+    assert titles(draw(section)) == ["H&E", "CD45", "CD3e"]
+    assert titles(draw(section, ["CD4", "CD45"])) == ["H&E", "CD4", "CD45"]
+    section["subtypes"].layers["positive"][:] = np.nan
+    assert titles(draw(section)) == ["H&E", *MARKERS]
+
+
+def test_fluorescence_of_another_section_is_refused(section):
+    section["other"] = Image2DModel.parse(
+        section["if"].to_numpy(),
+        dims="cyx",
+        c_coords=["DAPI", "CD45", "CD3", "CD4"],
+        transformations={"elsewhere": Identity()},
+    )
+    with pytest.raises(
+        InputError,
+        match=r"if_image='other' does not overlap the H&E 'he'.*'section', 'microns'; 'other': 'elsewhere'",
+    ):
+        draw(section, "CD45", if_image="other")
+    set_transformation(section["other"], Translation([5000, 0], axes=("x", "y")), "section")
+    with pytest.raises(InputError, match="does not overlap"):
+        draw(section, "CD45", if_image="other")
+    # cells and H&E meet in another system than the H&E and the fluorescence do
+    section["mine"] = section["if"]
+    set_transformation(section["mine"], {"microns": Scale([0.5, 0.5], axes=("x", "y"))}, set_all=True)
+    assert titles(draw(section, "CD45", if_image="mine")) == ["H&E", "CD45"]
 
 
 def test_cells_can_be_filled(section):

@@ -16,6 +16,7 @@ from nimbus_sd.arrays.metrics import METRICS
 from nimbus_sd.pl import _style as style
 
 _MAX_GROUPS = 80
+_CHANCE = ("auroc", "balanced_accuracy")  # what guessing gives is 0.5, however many are positive
 _TITLES = {
     "f1": "F1",
     "auroc": "AUROC",
@@ -27,7 +28,7 @@ _TITLES = {
 
 def evaluation(
     frame: pd.DataFrame,
-    metrics: str | Sequence[str] = ("f1", "auroc"),
+    metrics: str | Sequence[str] = ("f1", "auroc", "balanced_accuracy"),
     *,
     sort: bool = True,
     figsize: tuple[float, float] | None = None,
@@ -38,8 +39,9 @@ def evaluation(
     """Draw metrics as dots with their limits as bars, a row per marker (or other group).
 
     Each score layer has a colour and a shape; the dotted line is its mean over the rows
-    that all layers have. A dash at the left edge stands for an undefined metric (the
-    frame's ``reason`` says why).
+    that all layers have, the grey one at 0.5 what guessing gives. A dash at the left edge
+    stands for an undefined metric (the frame's ``reason`` says why). Rows of several columns,
+    such as marker and patient, stay together by the first one, a line between.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ def evaluation(
         Any of ``precision, recall, specificity, balanced_accuracy, f1, auroc,
         average_precision, ece``, a panel each.
     sort
-        Order rows by the first metric of the first score layer, else as in the frame.
+        Order rows by the first metric of the first score layer, else as in the frame. Of
+        several columns, the first one's values by their mean, and rows within them.
     figsize
         Inches.
     show
@@ -84,7 +87,7 @@ def evaluation(
     style.check_save(save)
     by = list(frame.columns[: list(frame.columns).index("scores")])
     group = frame[by].astype(str).agg(" · ".join, axis=1) if by else pd.Series("all cells", index=frame.index)
-    wide = frame.assign(_group=group)
+    wide = frame.assign(_group=group, _block=frame[by[0]].astype(str) if len(by) > 1 else "")
     layers = list(dict.fromkeys(frame["scores"]))
     order = _order(wide, layers[0], names[0] if sort else None)
     shown = style.is_shown(show, save=save, return_fig=return_fig)
@@ -97,6 +100,9 @@ def evaluation(
             _panel(ax, wide, name, layers, order)
         axes[0].set_yticks(range(len(order)), order)
         axes[0].set_ylim(len(order) - 0.5, -0.5)
+        for y in _borders(wide, order):
+            for ax in axes:
+                ax.axhline(y, color="0.6", lw=0.6, gid="border")
         if len(layers) > 1:
             handles, texts = axes[0].get_legend_handles_labels()
             fig.legend(handles, texts, loc="outside lower center", ncols=min(3, len(layers)))
@@ -126,8 +132,17 @@ def _order(frame: pd.DataFrame, layer: str, metric: str | None) -> list[str]:
         raise InputError(msg)
     if metric is None:
         return groups
-    value = frame[frame["scores"] == layer].set_index("_group")[metric].reindex(groups)
-    return list(value.sort_values(ascending=metric == "ece", na_position="last", kind="stable").index)
+    rows = frame[frame["scores"] == layer].set_index("_group").reindex(groups)
+    sign = 1 if metric == "ece" else -1  # the best first
+    keys = pd.DataFrame({"row": sign * rows[metric], "block": rows["_block"]})
+    keys["mean"] = keys.groupby("block")["row"].transform("mean")
+    return list(keys.sort_values(["mean", "block", "row"], kind="stable").index)
+
+
+def _borders(frame: pd.DataFrame, order: list[str]) -> list[float]:
+    """Between rows that differ in the first column."""
+    block = frame.drop_duplicates("_group").set_index("_group")["_block"].reindex(order).to_numpy()
+    return [i + 0.5 for i in np.flatnonzero(block[1:] != block[:-1])]
 
 
 def _panel(ax: Axes, frame: pd.DataFrame, metric: str, layers: list[str], order: list[str]) -> None:
@@ -146,6 +161,8 @@ def _panel(ax: Axes, frame: pd.DataFrame, metric: str, layers: list[str], order:
         ax.plot(np.full(gone.sum(), 0.015), y[gone], "_", ms=5, mew=1, color=colour, transform=outside)
         if common.sum() > 1:
             ax.axvline(value[common].mean(), color=colour, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
+    if metric in _CHANCE:
+        ax.axvline(0.5, color="0.6", lw=0.8, zorder=0, gid="chance")
     ax.set(xlabel=_TITLES.get(metric, metric))
     left, right = ax.get_xlim() if frame[metric].notna().any() else (0, 1)
     ax.set_xlim(max(left, 0 - 0.02 * right), min(right, 1 + 0.02 * (1 - left)))  # nothing lies outside [0, 1]

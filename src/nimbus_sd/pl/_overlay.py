@@ -22,7 +22,7 @@ from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._cells import diameter, fill, outlined, region_and_ids
 from nimbus_sd.pl._colours import OVERLAY, group_colours, on_dark, rgba, right_legend
 from nimbus_sd.pl._intensity import check_scale, scaled
-from nimbus_sd.pl._table import check_unique, groups, scales
+from nimbus_sd.pl._table import check_unique, groups, scales, with_calls
 from nimbus_sd.pl._view import Window, make_window, one_pair, read_image, read_labels
 
 _MAX_GROUPS = 30
@@ -62,13 +62,13 @@ def overlay(
     markers
         Channel names, one to seven.
     image, labels
-        Names of the elements; they can be left out where only one pair exists.
+        Names of the elements; they can be left out where only one pair exists, an H&E apart.
     table
         Name of the table with ``var["scale"]`` and the groups; one that does not exist, or
         None, is not asked unless `groupby` needs it.
     groupby
         Column of the table's ``obs``: outlines take the colours of its groups, at most 30;
-        None draws them white.
+        or a marker of a table with the layer ``"positive"``; None draws them white.
     outlines
         Draw them; where cells are too small for it they are left out.
     colors
@@ -191,6 +191,7 @@ def _outlines(
     if groupby is None:
         plain = np.where((labels > 0)[..., None], white, 0).astype(np.uint8)
         return outlined(plain, labels), cells.extent, {}
+    adata = with_calls(adata, groupby)
     column = groups(adata, groupby, limit=_MAX_GROUPS)
     region, ids = region_and_ids(adata, where="the table")
     rows = region == sample.pair.labels

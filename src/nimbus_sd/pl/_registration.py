@@ -25,6 +25,8 @@ _VALUES = {"correlation": "correlation as the images lie", "peak": "correlation 
 _NEEDED = {"he", "image", "y0", "y1", "x0", "x1", "dy", "dx", "shift", "judged", "ok", *_VALUES}
 _MAX_ARROWS = 900
 _BAD = "#D55E00"
+_FRAME = 0.007  # width of a block's frame, of the picture's side
+_WIDEST = 0.06  # of the block's side
 
 
 def registration(
@@ -32,7 +34,8 @@ def registration(
     sdata: SpatialData | None = None,
     *,
     he: str | None = None,
-    value: str = "peak",
+    value: str = "correlation",
+    tolerance_um: float = 3.5,
     coordinate_system: str | None = None,
     cmap: str = "viridis",
     figsize: tuple[float, float] | None = None,
@@ -43,10 +46,10 @@ def registration(
 ) -> Any:
     """Draw where an H&E lies on the fluorescence of its section, and where it does not.
 
-    Blocks are coloured by correlation, those that are not ok have an orange frame, those that
-    could not be judged no colour. An arrow shows by how much and whereto the H&E lies off,
-    longer than it is, but no longer than a block; the key gives the scale. With the object, the
-    H&E is drawn beneath.
+    Blocks are coloured by correlation, those that are not ok have an orange frame around that,
+    those that could not be judged no colour. An arrow shows by how much and whereto the H&E
+    lies off: one that is as long as half a block stands for the tolerance, and none is longer
+    than a block. With the object, the H&E is drawn, and of each block's colour only a frame.
 
     Parameters
     ----------
@@ -58,7 +61,10 @@ def registration(
     he
         Which H&E; None where the frame has but one.
     value
-        ``"peak"``, correlation at the best shift, or ``"correlation"``, as the images lie.
+        ``"correlation"`` as the images lie, or ``"peak"``, that at the best shift: low where the
+        images show different tissue, high where they are merely displaced.
+    tolerance_um
+        ``nucleus_radius_um`` of :func:`nimbus_sd.pp.registration_qc`; the scale of the arrows.
     coordinate_system
         As given to :func:`nimbus_sd.pp.registration_qc`.
     cmap
@@ -83,7 +89,8 @@ def registration(
     ElementNotFoundError
         If the H&E or the value is not in the frame, or an image not in the object.
     InputError
-        If it is no frame of blocks, or has several H&Es and none is named.
+        If it is no frame of blocks, has several H&Es and none is named, or `tolerance_um` is not
+        positive.
 
     Examples
     --------
@@ -93,6 +100,9 @@ def registration(
     >>> fig = nb.pl.registration(found, sdata, return_fig=True)
     """
     style.check_save(save)
+    if not (np.isfinite(tolerance_um) and tolerance_um > 0):
+        msg = f"tolerance_um={tolerance_um!r} must be a positive number of µm, such as nucleus_radius_um"
+        raise InputError(msg)
     part = _one(frame, he, value)
     beneath = None if sdata is None else _beneath(sdata, part, coordinate_system)
     shown = style.is_shown(show, save=save, return_fig=return_fig, ax=ax)
@@ -106,6 +116,7 @@ def registration(
         else:
             fig, axes = ax.get_figure(root=True), ax
         _draw(axes, part, value, cmap, beneath)
+        _arrows(axes, part, tolerance_um)
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], aspect="equal")
         axes.set_title(f"{part['he'].iloc[0]} on {part['image'].iloc[0]}", loc="left")
         if beneath is not None:
@@ -147,44 +158,57 @@ def _beneath(
 
 
 def _draw(ax: Axes, part: pd.DataFrame, value: str, cmap: str, beneath: Any) -> None:
-    norm = Normalize(0, max(0.5, float(np.nanmax(part[value]))))
-    if beneath is not None:
+    """Each block's colour, over the H&E as a frame that leaves room for that of bad ones around it."""
+    top = float(part[value].max())
+    colour = ScalarMappable(Normalize(0, max(0.5, top) if np.isfinite(top) else 0.5), cmap)
+    wide = min(_FRAME * float(np.sqrt(len(part))), _WIDEST)
+    blocks = part[["x0", "x1", "y0", "y1"]].to_numpy(np.float64)
+    if beneath is None:
+        shapes = _rings(blocks, 0, 0.5)
+    else:
         colours, (extent, to_grid), _ = beneath
-        grey = colours.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
-        ax.imshow(grey, extent=extent, transform=to_grid + ax.transData, interpolation="antialiased")
-    colour = ScalarMappable(norm, cmap)
+        ax.imshow(colours, extent=extent, transform=to_grid + ax.transData, interpolation="antialiased")
+        shapes = _rings(blocks, wide, 2 * wide)
     faces = colour.to_rgba(part[value].to_numpy())
-    faces[:, 3] = np.where(part["judged"], 1.0 if beneath is None else 0.5, 0)
-    corners: Any = np.stack(
-        [part[[x, y]] for x, y in (("x0", "y0"), ("x1", "y0"), ("x1", "y1"), ("x0", "y1"))], 1
-    )
-    ax.add_collection(PolyCollection(corners, facecolors=faces, edgecolors="none"), autolim=False)
-    bad = corners[~part["ok"].to_numpy()]
-    frame = PolyCollection(bad, facecolors="none", edgecolors=_BAD, linewidths=1.2, gid="bad_blocks")
+    faces[:, 3] = part["judged"]
+    ax.add_collection(PolyCollection(shapes, facecolors=faces, edgecolors="none"), autolim=False)
+    bad = _rings(blocks[~part["ok"].to_numpy()], 0, wide)
+    frame = PolyCollection(bad, facecolors=_BAD, edgecolors="none", gid="bad_blocks")
     ax.add_collection(frame, autolim=False)
-    _arrows(ax, part)
     owner: Any = ax.get_figure(root=True)
     owner.colorbar(colour, ax=ax, location="right", shrink=0.6, aspect=25, label=_VALUES[value])
 
 
-def _arrows(ax: Axes, part: pd.DataFrame) -> None:
-    """Shifts of judged blocks, all longer by one factor, so that usual ones span most of a block."""
+def _rings(blocks: np.ndarray, outer: float, inner: float) -> Any:
+    """Frames of blocks (x0, x1, y0, y1), `outer` to `inner` sides from their borders: ``(n, 10, 2)``."""
+    inward = (
+        np.array([1, -1, 1, -1])
+        * np.minimum(blocks[:, 1] - blocks[:, 0], blocks[:, 3] - blocks[:, 2])[:, None]
+    )
+    loops = []
+    for share, order in ((outer, (0, 1, 2, 3, 0)), (inner, (0, 3, 2, 1, 0))):
+        x0, x1, y0, y1 = (blocks + share * inward).T
+        corners = np.stack([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        loops.append(corners[list(order)])
+    return np.concatenate(loops).transpose(2, 0, 1)  # the inner one runs the other way: a hole
+
+
+def _arrows(ax: Axes, part: pd.DataFrame, tolerance: float) -> None:
+    """Shifts of judged blocks; half a block (or half of several, where there are many) is the tolerance."""
     step = int(np.ceil(np.sqrt(len(part) / _MAX_ARROWS)))
     rows, columns = (np.unique(part[c], return_inverse=True)[1] for c in ("y0", "x0"))
     seen = part[(rows % step == step // 2) & (columns % step == step // 2) & part["judged"]]
     if seen.empty:
         return
     side = step * float((part["x1"] - part["x0"]).median())
-    times = 0.8 * side / max(1.0, float(seen["shift"].quantile(0.95)))
+    times = 0.5 * side / tolerance
     middle = seen[["x0", "x1"]].mean(axis=1), seen[["y0", "y1"]].mean(axis=1)
     short = times * np.minimum(1, 0.95 * side / np.maximum(seen["shift"] * times, 1e-9))
-    drawn = ax.quiver(
+    ax.quiver(
         *middle, seen["dx"] * short, seen["dy"] * short, angles="xy", scale_units="xy", scale=1,
         units="inches", width=0.014, headwidth=4, headlength=4.5, headaxislength=4, minlength=0.5,
         color="white", edgecolor="black", linewidth=0.4, pivot="mid", gid="shifts",
     )  # fmt: skip
-    length = style.nice_length(max(1.0, float(seen["shift"].quantile(0.95))))
-    ax.quiverkey(
-        drawn, 0.98, 1.02, length * times, f"{length:g} µm", labelpos="W", coordinates="axes", color="0.2",
-        fontproperties={"size": 7.5},
-    )  # fmt: skip
+    long = {1: "half a block", 2: "a block"}.get(step, f"{step / 2:g} blocks")
+    text = f"arrows: how far the H&E lies off; {long} long = {tolerance:g} µm"
+    ax.set_xlabel(text if part["ok"].all() else f"{text}. Orange: not ok", fontsize=7.5, loc="left")

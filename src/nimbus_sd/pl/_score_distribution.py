@@ -32,7 +32,7 @@ def score_distribution(
     layer: str | None = None,
     expression_layer: str | None = "integrated_expression",
     truth: str | pd.DataFrame | None = None,
-    threshold: float | None = 0.5,
+    threshold: float | str | None = "table",
     kind: str = "hist",
     bins: int = 40,
     n_columns: int = 4,
@@ -53,18 +53,20 @@ def score_distribution(
     Parameters
     ----------
     adata
-        Table of :func:`nimbus_sd.tl.predict`.
+        Table of :func:`nimbus_sd.tl.predict` or :func:`nimbus_sd.tl.predict_subtypes`.
     markers
         At most 24; None takes all, or the first 24 with a warning.
     layer
         Layer with the scores; None takes ``X``.
     expression_layer
-        Layer with the mean intensity per cell; None leaves it out.
+        Layer with the mean intensity per cell; None leaves it out, and so does a table of
+        sub-types, whose H&E has none.
     truth
         Layer, or cells x markers frame indexed by ``obs_names``: 1 positive, 0
         negative, NaN undefined. Undefined cells, and markers that it lacks, are grey.
     threshold
-        Where to draw a line into the scores; None draws none.
+        Where to draw a line into the scores; ``"table"`` takes ``var["threshold"]``, 0.5 where
+        that is missing; None draws none.
     kind
         ``"hist"`` or ``"kde"``: a Gaussian kernel estimate, mirrored at 0 and 1, of
         Silverman's robust bandwidth; its height is the share of cells per bar's width.
@@ -111,9 +113,12 @@ def score_distribution(
         raise InputError(msg)
     names = pick_markers(adata, markers, where="the table", limit=_MAX_MARKERS)
     kinds = [("score", values(adata, names, layer, where="the table"))]
+    if "nimbus_subtypes" in adata.uns and expression_layer not in adata.layers:
+        expression_layer = None
     if expression_layer is not None:
         kinds.append(("expression", _expression(adata, names, expression_layer)))
     classes = _classes(adata, names, truth)
+    lines = _lines(adata, names, threshold)
     shown = style.is_shown(show, save=save, return_fig=return_fig)
 
     def build() -> tuple[Figure, np.ndarray]:
@@ -128,8 +133,8 @@ def score_distribution(
             for k, (what, every) in enumerate(kinds):
                 axes[i, k] = ax = fig.add_subplot(grid[row * len(kinds) + k, column])
                 _panel(ax, every[:, i], None if classes is None else classes[:, i], bins, kind)
-                if what == "score" and threshold is not None:
-                    ax.axvline(threshold, ymax=0.72, color="0.35", lw=0.8, ls=(0, (3, 2)))
+                if what == "score" and lines is not None:
+                    ax.axvline(lines[i], ymax=0.72, color="0.35", lw=0.8, ls=(0, (3, 2)))
                 ax.tick_params(labelbottom=k == len(kinds) - 1, labelleft=column == 0)
                 if column == 0:
                     ax.set_ylabel(what)
@@ -140,6 +145,19 @@ def score_distribution(
 
     fig, axes = style.with_style(build)
     return style.finish(fig, axes, shown=shown, save=save, return_fig=return_fig)
+
+
+def _lines(adata: ad.AnnData, names: list[str], threshold: float | str | None) -> np.ndarray | None:
+    if threshold is None:
+        return None
+    if isinstance(threshold, str):
+        if threshold != "table":
+            msg = f"threshold={threshold!r}; valid: a number, 'table' or None"
+            raise InputError(msg)
+        if "threshold" not in adata.var:
+            return np.full(len(names), 0.5)
+        return adata.var["threshold"].reindex(names).astype(float).fillna(0.5).to_numpy()
+    return np.full(len(names), float(threshold))
 
 
 def _expression(adata: ad.AnnData, names: list[str], layer: str) -> np.ndarray:

@@ -17,13 +17,13 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
-from nimbus_sd._sdata.resolve import resolve_pairs, resolve_sample
+from nimbus_sd._sdata.resolve import resolve_sample
 from nimbus_sd._sdata.table import existing_table
 from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._cells import diameter, fill, region_and_ids
 from nimbus_sd.pl._colours import group_colours, legend, rgba
-from nimbus_sd.pl._table import check_table, groups
-from nimbus_sd.pl._view import Extent, make_window, read_labels
+from nimbus_sd.pl._table import check_table, groups, with_calls
+from nimbus_sd.pl._view import Extent, make_window, one_pair, read_labels
 
 _MAX_GROUPS = 60
 _MAX_SAMPLES = 12
@@ -72,7 +72,8 @@ def spatial_map(
         Object with labels ``(y, x)``, points or shapes, or a table with ``obsm["spatial"]``
         ``(n, 2)``.
     groupby
-        Column of ``obs``, at most 60 groups.
+        Column of ``obs``, at most 60 groups; or a marker of a table with the layer
+        ``"positive"`` (:func:`nimbus_sd.tl.predict_subtypes`).
     samples
         Names of the annotated elements, at most 12; None takes all, or the first 12 with a
         warning.
@@ -123,6 +124,7 @@ def spatial_map(
         raise InputError(msg)
     adata = existing_table(data, table, []) if isinstance(data, SpatialData) else data
     check_table(adata)
+    adata = with_calls(adata, groupby)
     column = groups(adata, groupby, limit=_MAX_GROUPS)
     region, ids = _regions(adata, data)
     names = _samples(samples, list(dict.fromkeys(region)), alone=ax is not None)
@@ -220,7 +222,7 @@ def _filled(
     crop: Sequence[int] | None,
     mpp: float | None,
 ) -> _Panel:
-    sample = resolve_sample(sdata, resolve_pairs(sdata, labels=name)[0], mpp=mpp)
+    sample = resolve_sample(sdata, one_pair(sdata, image=None, labels=name), mpp=mpp)
     window = make_window(sample.sample.labels.shape, crop, where=f"labels {name!r}")
     cells = read_labels(sdata, sample, window)
     grey = rgba([style.MISSING])[0]

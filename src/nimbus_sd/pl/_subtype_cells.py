@@ -15,6 +15,7 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.center_elements import CenterElement
 from nimbus_sd._sdata.he import check_he, looks_like_he
+from nimbus_sd._sdata.resolve import extent
 from nimbus_sd.pl._cells import region_and_ids
 from nimbus_sd.pl._registered import Grid
 from nimbus_sd.pl._subtype_panels import Cells
@@ -77,15 +78,32 @@ def answers_of(
     return Answers(chosen, ids[rows], found)
 
 
-def he_grid(sdata: SpatialData, adata: AnnData, element: CenterElement, image: str | None) -> Grid:
+def with_answers(adata: AnnData, layer: str, *, table: str) -> AnnData:
+    """The table without markers that have no label at all, such as those that were not gated."""
+    found = values(adata, list(map(str, adata.var_names)), layer, where=f"table {table!r}")
+    some = ~np.isnan(found).all(axis=0)
+    return adata[:, some] if some.any() else adata
+
+
+def he_grid(
+    sdata: SpatialData,
+    adata: AnnData,
+    element: CenterElement,
+    image: str | None,
+    *,
+    beside: str | None = None,
+) -> Grid:
     """The H&E that the cells were predicted from, else the one that is named or overlaps them.
+
+    `beside` names another image that is to lie on it.
 
     Raises
     ------
     ElementNotFoundError
         If there is no such image.
     InputError
-        If it is no H&E, none or several overlap, or it shares no coordinate system with the cells.
+        If it is no H&E, none or several overlap, or it shares no coordinate system with the cells,
+        or with the other image.
     """
     record = adata.uns.get("nimbus_subtypes", {})
     recorded = record.get("images", {}).get(element.name)
@@ -102,7 +120,30 @@ def he_grid(sdata: SpatialData, adata: AnnData, element: CenterElement, image: s
             "spatialdata.transformations.set_transformation, or name another H&E with image="
         )
         raise InputError(msg)
+    if beside is not None:
+        el.get_image(sdata, beside)
+        theirs = el.shared_systems(*(el.systems(sdata, "images", n) for n in (name, beside)))
+        found += [s for s in theirs if s not in found and element.overlapping(sdata, name, s)]
+        found = [s for s in found if _overlap(sdata, name, beside, s)]
+        if not found:
+            raise InputError(_apart(sdata, name, beside))
     return Grid.of(sdata, name, found[0])
+
+
+def _overlap(sdata: SpatialData, one: str, other: str, system: str) -> bool:
+    if system not in el.systems(sdata, "images", other):
+        return False
+    a, b = (extent(sdata, "images", name, system) for name in (one, other))
+    return bool(np.all(np.minimum(a[1], b[1]) > np.maximum(a[0], b[0])))
+
+
+def _apart(sdata: SpatialData, he: str, image: str) -> str:
+    ours, theirs = (", ".join(map(repr, el.systems(sdata, "images", name))) for name in (he, image))
+    return (
+        f"if_image={image!r} does not overlap the H&E {he!r} of these cells in a shared coordinate system "
+        f"({he!r}: {ours}; {image!r}: {theirs}); name the fluorescence of the same section, other cells "
+        "with centers=, or align the two with nb.pp.register_landmarks"
+    )
 
 
 def _only_he(sdata: SpatialData, element: CenterElement) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import is_color_like, to_rgba
@@ -14,12 +15,13 @@ from matplotlib.patches import Patch
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.pl import _style as style
-from nimbus_sd.pl._cells import diameter, fill, outlined
+from nimbus_sd.pl._subtype_outlines import Outlines
 from nimbus_sd.pl._view import Picture, Window
 
 _SIDE = 1200  # px a side of the grid on which outlines are drawn, at least about
-_SMALL_CELL = 7.0  # px of the picture below which cells are filled, as outlines would be all there is
+_FINE = 150  # px per inch for which widths of outlines are meant
 _ANSWERS = ("negative", "positive", "undefined")
+_STROKES: tuple[tuple[float, Any], ...] = ((1.0, "-"), (2.0, "-"), (1.2, (0, (1.6, 1.2))))  # pt
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def draw(
     window: Window,
     look: Look,
     mpp: float | None,
+    halo: bool,
 ) -> None:
     """Fill the panels: the H&E alone first if it has a title, then one for each marker.
 
@@ -110,17 +113,22 @@ def draw(
         Of the markers.
     title
         Of the H&E; None leaves it out.
+    halo
+        A light rim around cells, for backgrounds that are coloured.
     """
+    outlines = None if cells.labels is None else _outlines(axes[0], cells, cells.labels, halo=halo)
     if title is not None:
         _background(axes[0], he, window, title)
         style.scale_bar(axes[0], width=window.x.size, mpp=mpp)
         axes = axes[1:]
     for ax, name, picture, answer in zip(axes, names, backgrounds, cells.answers.T, strict=True):
         _background(ax, picture, window, name)
-        if cells.labels is None:
-            _circles(ax, cells, answer, look)
+        if outlines is None or cells.labels is None:
+            _circles(ax, cells, answer, look, halo=halo)
         else:
-            _masks(ax, cells, answer, look)
+            rgba = outlines.paint(codes(answer), look.colours(answer), look.fill)
+            where = cells.labels.extent
+            ax.imshow(rgba, extent=where, interpolation="antialiased", interpolation_stage="rgba")
         ax.set_title(_counted(answer), loc="right", fontsize=7.5)
         if title is None:
             style.scale_bar(ax, width=window.x.size, mpp=mpp)
@@ -132,44 +140,43 @@ def _background(ax: Axes, picture: Picture, window: Window, title: str) -> None:
     ax.set_title(title, fontweight="bold", loc="left")
 
 
-def _masks(ax: Axes, cells: Cells, answer: np.ndarray, look: Look) -> None:
-    """Borders in the colour of the answer, those of positive cells thicker, and fills."""
-    if cells.labels is None:
-        return
-    small = diameter(cells.labels.pixels) < _SMALL_CELL
-    labels = cells.labels.pixels if small else style.enlarge(cells.labels.pixels, side=_SIDE)
-    missing = np.zeros(4, np.uint8)  # cells that the table does not have
-    filled = fill(labels, cells.ids, look.colours(answer), missing=missing)
-    if small:
-        rgba = filled
+def _outlines(ax: Axes, cells: Cells, labels: Picture, *, halo: bool) -> Outlines:
+    pixels = style.enlarge(labels.pixels, side=_SIDE)
+    return Outlines.of(pixels, cells.ids, unit=pixels.shape[1] / _panel_width(ax, labels), halo=halo)
+
+
+def _panel_width(ax: Axes, labels: Picture) -> float:
+    """Px of a figure of usual resolution under a panel, before the layout is known."""
+    grid, fig = ax.get_subplotspec(), ax.get_figure(root=True)
+    wide, high = fig.get_size_inches() * _FINE  # type: ignore[union-attr]
+    if grid is None:
+        box = ax.get_position()
+        wide, high = wide * box.width, high * box.height
     else:
-        times = max(labels.shape[0] // cells.labels.pixels.shape[0], 1)
-        strong = fill(labels, cells.ids[answer > 0], look.colours(answer[answer > 0]), missing=missing)
-        rgba = np.where(
-            outlined(strong, labels, width=2 * times) > 0, strong, outlined(filled, labels, width=times)
-        )
-        inside = (rgba[..., 3] == 0) & (filled[..., 3] > 0)
-        rgba[inside] = filled[inside] * np.array([1, 1, 1, look.fill])
-    ax.imshow(rgba, extent=cells.labels.extent, interpolation="antialiased", interpolation_stage="rgba")
+        wide, high = wide / grid.get_gridspec().ncols, high / grid.get_gridspec().nrows
+    return float(min(wide, high * labels.pixels.shape[1] / labels.pixels.shape[0]))
 
 
-def _circles(ax: Axes, cells: Cells, answer: np.ndarray, look: Look) -> None:
+def _circles(ax: Axes, cells: Cells, answer: np.ndarray, look: Look, *, halo: bool) -> None:
     colours = look.colours(answer) / 255
     faces = colours * np.array([1, 1, 1, look.fill])
     width = np.full(len(cells.xy), cells.width)
-    ax.add_collection(
-        EllipseCollection(
-            width,
-            width,
-            np.zeros(len(width)),
-            units="xy",
-            offsets=cells.xy,
-            offset_transform=ax.transData,
-            facecolors=faces,
-            edgecolors=colours,
-            linewidths=np.where(answer > 0, 1.3, 0.8),
-        )
+    strokes = [_STROKES[code] for code in codes(answer)]
+    circles = EllipseCollection(
+        width,
+        width,
+        np.zeros(len(width)),
+        units="xy",
+        offsets=cells.xy,
+        offset_transform=ax.transData,
+        facecolors=faces,
+        edgecolors=colours,
+        linewidths=[stroke[0] for stroke in strokes],
+        linestyles=[stroke[1] for stroke in strokes],
     )
+    if halo:
+        circles.set_path_effects([patheffects.withStroke(linewidth=3.0, foreground="white", alpha=0.8)])
+    ax.add_collection(circles)
 
 
 def _counted(answer: np.ndarray) -> str:
@@ -184,7 +191,7 @@ def legend(fig: Figure, cells: Cells, look: Look, *, lights: dict[str, str], ax:
     there = np.unique(codes(cells.answers))
     each = dict(zip(_ANSWERS, (look.negative, look.positive, look.undefined), strict=True))
     handles = [
-        Patch(facecolor="none", edgecolor=each[name], lw=1.6, label=name)
+        Patch(facecolor="none", edgecolor=each[name], lw=_STROKES[i][0], ls=_STROKES[i][1], label=name)
         for i, name in sorted(enumerate(_ANSWERS), key=lambda pair: pair[1] != "positive")
         if i in there
     ]

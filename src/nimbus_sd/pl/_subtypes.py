@@ -20,7 +20,14 @@ from nimbus_sd.pl import _style as style
 from nimbus_sd.pl import _subtype_panels as panels
 from nimbus_sd.pl._intensity import check_scale, scaled
 from nimbus_sd.pl._overlay import blend
-from nimbus_sd.pl._subtype_cells import Channels, answers_of, cells_in_view, channels_of, he_grid
+from nimbus_sd.pl._subtype_cells import (
+    Channels,
+    answers_of,
+    cells_in_view,
+    channels_of,
+    he_grid,
+    with_answers,
+)
 from nimbus_sd.pl._table import pick_markers
 from nimbus_sd.pl._view import Picture, make_window
 
@@ -59,17 +66,22 @@ def subtypes(
     """Draw an H&E, and for each marker which cells have it, over the fluorescence of the same section.
 
     At the left the H&E alone; then, marker by marker, its fluorescence in yellow and that of
-    the nuclei in blue with every cell's outline: positive ones in red and thicker, negative ones in
-    green, undefined ones in grey. Without `if_image` the outlines lie over the H&E. Cells that are
+    the nuclei in blue with every cell's outline: positive ones in red and thick, negative ones in
+    green and thin, undefined ones in grey and broken. Cells of a few px of the figure are filled
+    instead. Without `if_image` the outlines lie over the H&E, with a white rim. Cells that are
     points or shapes are circles. All is drawn on the H&E's grid; of each element only the
     rectangle is read, at the level or stride that fits the figure.
+
+    Red and green are the paper's. For readers who can't tell them apart, pass for instance
+    ``positive_color="magenta", negative_color="cyan"`` over fluorescence, and
+    ``positive_color="#D55E00", negative_color="#0072B2"`` over H&E.
 
     Parameters
     ----------
     sdata
         Object with the table of :func:`nimbus_sd.tl.predict_subtypes`, and what it was made from.
     markers
-        At most 12; None takes those of the table.
+        At most 12; None takes those of the table that have a label, 1 or 0, for any cell.
     table, layer
         The answers: 1 positive, 0 negative, NaN undefined. Those of a gated table
         (``table="table", layer="gated"``) can be drawn as well.
@@ -80,7 +92,7 @@ def subtypes(
         Name of the H&E; None takes the one that the table was predicted from, else the one that
         overlaps the cells.
     if_image
-        Name of the fluorescence image, registered to the H&E.
+        Name of the fluorescence image of the same section, registered to the H&E.
     channels
         ``{marker: its channel in the fluorescence image}`` where the names differ.
     nuclear
@@ -125,8 +137,8 @@ def subtypes(
     ElementNotFoundError
         If an element, table, layer, marker or channel does not exist.
     InputError
-        If several elements fit, the image is no H&E, elements don't overlap, the crop is not
-        within the H&E, or arguments contradict each other.
+        If several elements fit, the image is no H&E, elements don't overlap (such as fluorescence
+        of another section), the crop is not within the H&E, or arguments contradict each other.
 
     References
     ----------
@@ -144,7 +156,8 @@ def subtypes(
     check_scale(normalization, quantile, gamma)
     style.check_save(save)
     adata = existing_table(sdata, table, [])
-    names = pick_markers(adata, markers, where=f"table {table!r}", limit=_MAX_MARKERS)
+    offered = adata if markers is not None else with_answers(adata, layer, table=table)
+    names = pick_markers(offered, markers, where=f"table {table!r}", limit=_MAX_MARKERS)
     if ax is not None and (len(names) > 1 or show_he):
         msg = "ax= takes one panel: pass one marker and show_he=False, or leave ax out"
         raise InputError(msg)
@@ -153,7 +166,7 @@ def subtypes(
         raise InputError(msg)
     answers = answers_of(adata, names, table=table, layer=layer, centers=centers)
     element = find_element(sdata, answers.region)
-    grid = he_grid(sdata, adata, element, image)
+    grid = he_grid(sdata, adata, element, image, beside=if_image)
     window = make_window(grid.shape, crop, where=f"image {grid.name!r}")
     mpp = el.mpp_of(sdata, "images", grid.name) if mpp is None else mpp
     which = None
@@ -180,8 +193,9 @@ def subtypes(
             unused.set_axis_off()
         title = "H&E" if show_he else None
         panels.draw(
-            every[:n], he, backgrounds, cells, names=names, title=title, window=window, look=look, mpp=mpp
-        )
+            every[:n], he, backgrounds, cells, names=names, title=title, window=window, look=look, mpp=mpp,
+            halo=if_image is None,
+        )  # fmt: skip
         panels.legend(fig, cells, look, lights=_lights(which), ax=ax)
         return fig, np.array(every[:n]) if ax is None else ax
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd.pl import _style as style
 
 
 def check_table(adata: object) -> None:
@@ -104,6 +105,24 @@ def thresholds(threshold: float | Mapping[str, float], markers: Sequence[str]) -
     return np.array([float(given[n]) for n in markers])
 
 
+def with_calls(adata: ad.AnnData, groupby: str) -> ad.AnnData:
+    """The table with a column of a marker's calls, if `groupby` names a marker and there are calls.
+
+    Calls are the layer ``"positive"`` (1, 0, NaN) that :func:`nimbus_sd.tl.predict_subtypes` writes.
+    """
+    if groupby in adata.obs or groupby not in adata.var_names or "positive" not in adata.layers:
+        return adata
+    called = values(adata, [groupby], "positive", where="the table")[:, 0]
+    names = np.select([called == 1, called == 0], ["positive", "negative"], "undefined")
+    colours = {"positive": style.POSITIVE, "negative": style.NEGATIVE, "undefined": style.MISSING}
+    there = [name for name in colours if (names == name).any()]
+    uns = {key: adata.uns[key] for key in ("spatialdata_attrs",) if key in adata.uns}
+    uns[f"{groupby}_colors"] = [colours[name] for name in there]
+    obs = adata.obs.assign(**{groupby: pd.Categorical(names, categories=there)})
+    obsm = {key: adata.obsm[key] for key in ("spatial",) if key in adata.obsm}
+    return ad.AnnData(obs=obs, obsm=obsm, uns=uns)
+
+
 def groups(adata: ad.AnnData, groupby: str, *, limit: int) -> pd.Categorical:
     """A column of ``obs`` as categories that all have cells; -1 codes where it is missing."""
     if groupby not in adata.obs:
@@ -111,6 +130,8 @@ def groups(adata: ad.AnnData, groupby: str, *, limit: int) -> pd.Categorical:
         fitting = [str(c) for c in adata.obs if _groups_well(adata.obs[c], min(limit, half))]
         hint = f"columns that group cells: {', '.join(fitting)}" if fitting else "no column groups cells yet"
         extra = "; run sc.tl.leiden(adata, flavor='igraph') first" if groupby == "leiden" else ""
+        if groupby in adata.var_names:
+            extra = "; it is a marker: a layer 'positive' (1, 0, NaN) would group cells by it"
         msg = f"obs has no column {groupby!r}; {hint}{extra}"
         raise ElementNotFoundError(msg)
     column = adata.obs[groupby]

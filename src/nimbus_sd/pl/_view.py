@@ -17,6 +17,7 @@ from spatialdata import SpatialData
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.align import is_identity, pixel_map
+from nimbus_sd._sdata.he import looks_like_he
 from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs
 from nimbus_sd.arrays import Interval
 from nimbus_sd.engine.source import ImageSource, LabelSource
@@ -54,7 +55,7 @@ class Picture:
 
 
 def one_pair(sdata: SpatialData, *, image: str | None, labels: str | None) -> Pair:
-    """The single image/labels pair to draw.
+    """The single image/labels pair to draw; where an H&E lies there as well, the other image.
 
     Raises
     ------
@@ -69,7 +70,14 @@ def one_pair(sdata: SpatialData, *, image: str | None, labels: str | None) -> Pa
         known = ", ".join(map(repr, sdata.labels))
         msg = f"several fields; choose one with labels=. Valid: {known}"
         raise InputError(msg)
-    return resolve_pairs(sdata, image=image, labels=labels)[0]
+    try:
+        return resolve_pairs(sdata, image=image, labels=labels)[0]
+    except InputError:
+        others = {name: each for name, each in sdata.images.items() if not looks_like_he(each)}
+        if image is not None or len(others) in (0, len(sdata.images)):
+            raise
+        light = SpatialData(images=others, labels=dict(sdata.labels), attrs=sdata.attrs)
+        return resolve_pairs(light, labels=labels)[0]
 
 
 def make_window(shape: tuple[int, int], crop: Sequence[int] | None, *, where: str) -> Window:
