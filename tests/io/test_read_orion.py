@@ -202,6 +202,54 @@ def test_suffixes_of_columns(tmp_path):
     assert nb.io.read_orion(tmp_path)["table"].n_obs == 3
 
 
+def test_columns_called_as_the_tables_own(tmp_path):
+    _, _, labels = section(tmp_path)
+    section(tmp_path, "CRC02", seed=1)
+    frame = table(labels, NAMES).assign(
+        region=["tumour", "stroma", "tumour"],
+        Patient=5,
+        section=[9, 8, 7],
+        instance_id=[1, 1, 2],
+        area_px=-1.0,
+    )
+    frame["region_csv"] = "older"
+    frame.to_csv(tmp_path / "CRC01" / "quantification" / "CRC01.csv", index=False)
+    plain = nb.io.read_orion(tmp_path, sections=["CRC02"])["table"].obs
+    with pytest.warns(NimbusWarning, match=r"5 columns .*'region' is 'region_csv_csv'") as caught:
+        sdata = nb.io.read_orion(tmp_path, patients={"CRC01": "a", "CRC02": "b"})
+    assert [w.filename for w in caught] == [__file__]
+    obs = sdata["table"].obs
+    mine = obs[obs["section"] == "CRC01"]
+    assert set(mine["region"]) == {"CRC01_labels"}
+    assert set(mine["patient"]) == {"a"}
+    assert mine["instance_id"].tolist() == frame["CellID"].tolist()
+    assert mine["area_px"].tolist() == frame["Area"].tolist()
+    for column, new in {
+        "region": "region_csv_csv",
+        "region_csv": "region_csv",
+        "Patient": "Patient_csv",
+        "section": "section_csv",
+        "instance_id": "instance_id_csv",
+        "area_px": "area_px_csv",
+    }.items():
+        assert mine[new].tolist() == frame[column].tolist(), column
+    # no marker of the CSV is one of them, and the other section is as it was
+    assert sdata["table"].var_names.tolist() == NAMES
+    np.testing.assert_array_equal(obs.loc[plain.index, "instance_id"], plain["instance_id"])
+    sdata.write(tmp_path / "s.zarr")
+
+
+def test_numbers_of_the_tables_own_are_no_markers(tmp_path):
+    _, _, labels = section(tmp_path, names=None)
+    frame = table(labels, NAMES).assign(patient=5, section=9)
+    frame.to_csv(tmp_path / "CRC01" / "quantification" / "CRC01.csv", index=False)
+    with pytest.warns(NimbusWarning, match="2 columns"):
+        sdata = nb.io.read_orion(tmp_path)
+    # as many as the channels, so they name these
+    assert channel_names(finest(sdata["CRC01_if"])) == tuple(NAMES)
+    assert sdata["table"].var_names.tolist() == NAMES
+
+
 def test_where_names_of_channels_come_from(tmp_path):
     section(tmp_path, names=None)
     assert channel_names(finest(nb.io.read_orion(tmp_path)["CRC01_if"])) == tuple(NAMES)  # the CSV's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from itertools import pairwise
 
@@ -115,6 +116,10 @@ def test_a_larger_shift_is_warned_of_with_its_direction():
     (told,) = [str(w.message) for w in caught]
     for part in ("12 of 12 blocks", "12 lie off by more than 3.5 µm", "768 cells", "about (7.0, -4.5) µm"):
         assert part in told
+    first = found.iloc[0]
+    place = f"({first.y:.0f}, {first.x:.0f}) by ({first.dy:.1f}, {first.dx:.1f}) µm"
+    assert f"Blocks: at (y, x) = {place}, at" in told
+    assert ", and 9 more. All" in told
     assert not found["ok"].any()
     np.testing.assert_allclose(found[["dy", "dx"]], np.tile([7, -4.5], (12, 1)), atol=0.5 * MPP)
 
@@ -122,7 +127,9 @@ def test_a_larger_shift_is_warned_of_with_its_direction():
 def test_other_tissue_matches_nowhere():
     sdata = pair()
     sdata["s_he"] = pair(seed=5)["s_he"]
-    with pytest.warns(NimbusWarning, match=r"correlate with less than 0\.25.*same section"):
+    with pytest.warns(
+        NimbusWarning, match=r"correlate with less than 0\.25.*\) nothing matches \(0\.\d\d\).*same section"
+    ):
         found = check(sdata)
     assert found["ok"].mean() < 0.2
 
@@ -138,8 +145,13 @@ def test_exactly_the_displaced_blocks_are_flagged():
         he[:, y0:y1, x0:x1] = moved[:, y0:y1, x0:x1]
     to = {"s": Identity(), "microns": Scale([MPP, MPP], axes=("x", "y"))}
     sdata["s_he"] = Image2DModel.parse(he, dims=("c", "y", "x"), transformations=to)
-    with pytest.warns(NimbusWarning, match=r"2 of 12 blocks .* and \d+ cells in them are left out"):
+    with pytest.warns(NimbusWarning, match=r"2 of 12 blocks .* and \d+ cells in them are left out") as caught:
         found = check(sdata, table="table")
+    named = str(caught[0].message).split("Blocks: ")[1]
+    assert re.findall(r"at \(y, x\) = \((\d+), (\d+)\) by", named) == [
+        (f"{found.y[i]:.0f}", f"{found.x[i]:.0f}") for i in chosen
+    ]
+    assert "more" not in named
     assert np.flatnonzero(~found["ok"]).tolist() == chosen
     np.testing.assert_allclose(found.loc[chosen, ["dy", "dx"]], [[6, 4.5]] * 2, atol=0.5 * MPP)
     # and exactly their cells
@@ -172,6 +184,44 @@ def test_an_he_that_covers_a_part():
     np.testing.assert_array_equal(found["ok"], found["x1"] <= 480)
     assert (found.loc[found["x0"] >= 400, "tissue"] == 0).all()
     assert (found.loc[found["x0"] >= 400, "peak"] == 0).all()
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_cells_outside_the_he_are_not_registered(turn):
+    sdata = pair()
+    width = 580  # of 640: blocks 160 px wide are covered for the most part, and well registered
+    crop = sdata["s_he"].values[:, :, :width]
+    to = Identity()
+    if turn:  # columns run the other way
+        crop, to = crop[..., ::-1], Affine([[-1, 0, width], [0, 1, 0], [0, 0, 1]], ("x", "y"), ("x", "y"))
+    sdata["s_he"] = Image2DModel.parse(crop.copy(), dims=("c", "y", "x"), transformations={"s": to})
+    with pytest.warns(NimbusWarning, match=r"72 cells in well registered blocks lie outside the H&E.*'s_he'"):
+        found = check(sdata, table="table")
+    assert found["ok"].all()
+    labels = sdata["s_labels"].values
+    for i, registered in zip(*sdata["table"].obs[["instance_id", "registered"]].to_numpy().T, strict=True):
+        assert registered == (np.nonzero(labels == i)[1].mean() + 0.5 < width)
+
+
+def test_labels_without_a_cell_are_left_out():
+    one, two = pair(seed=1, system="a"), pair(seed=2, system="b")
+    gone = Labels2DModel.parse(
+        np.zeros(SHAPE, np.uint32),
+        dims=("y", "x"),
+        transformations={"b": Identity(), "microns": Scale([MPP, MPP], axes=("x", "y"))},
+    )
+    both = SpatialData(
+        images={**one.images, **two.images},
+        labels={**one.labels, "b_labels": gone},
+        tables={"table": _joined(one["table"], two["table"])},
+    )
+    with pytest.warns(NimbusWarning, match=r"no cell in 'b_labels': 768 rows of table 'table' .* left out"):
+        check(both, {"a_he": "a_if", "b_he": "b_if"}, None, table="table")
+    obs = both["table"].obs
+    np.testing.assert_array_equal(obs["registered"], obs["region"] == "a_labels")
+    with pytest.warns(NimbusWarning, match="no cell in 'b_labels'"):
+        check(both, "b_he", "b_if", table="table")
+    np.testing.assert_array_equal(both["table"].obs["registered"], obs["region"] == "a_labels")
 
 
 def test_places_without_nuclei_are_what_their_neighbours_are():

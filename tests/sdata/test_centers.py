@@ -74,6 +74,30 @@ def test_labels_that_cross_chunks_are_read_once_and_exact(chunks, monkeypatch):
     np.testing.assert_allclose(found.centers, middle, atol=1e-9)
 
 
+def test_centres_outside_the_image_can_be_left_out():
+    sdata = build(Identity(), Translation([30, 0], ("x", "y")))
+    with pytest.raises(InputError, match="lie outside image"):
+        resolve_centers(sdata)
+    (whole,) = resolve_centers(build(Identity(), Identity())).samples
+    kept = whole.centers[:, 1] + 30 < SHAPE[1] - 0.5
+    assert 0 < kept.sum() < len(kept)
+    (found,) = resolve_centers(sdata, strict=False).samples
+    assert found.outside == (~kept).sum()
+    np.testing.assert_array_equal(found.ids, whole.ids[kept])
+    np.testing.assert_array_equal(found.count, whole.count[kept])
+    np.testing.assert_allclose(found.centers, whole.centers[kept] + [0, 30])
+    assert resolve_centers(build(Identity(), Identity()), strict=False).samples[0].outside == 0
+
+
+def test_labels_without_a_cell():
+    sdata = build(Identity(), Identity())
+    sdata["cells"] = Labels2DModel.parse(np.zeros(SHAPE, np.uint32), dims=("y", "x"))
+    with pytest.raises(InputError, match="no cell in them"):
+        resolve_centers(sdata)
+    (found,) = resolve_centers(sdata, strict=False).samples
+    assert (len(found), found.outside) == (0, 0)
+
+
 def test_the_pixel_size_is_that_of_the_image(factory):
     (found,) = resolve_centers(factory(1, mpp=0.4)).samples
     assert found.mpp == pytest.approx(0.4)

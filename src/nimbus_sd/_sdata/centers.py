@@ -49,6 +49,8 @@ class CenterSample:
         Pixels of each label on the labels' grid, int64 ``(n,)``; None for points and shapes.
     of
         Name of the object in a cohort; empty where there is but one.
+    outside
+        How many centres were left out because they lie outside the image.
     """
 
     region: str
@@ -62,6 +64,7 @@ class CenterSample:
     mpp: float | None
     count: np.ndarray | None
     of: str = ""
+    outside: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,6 +106,7 @@ def resolve_centers(
     coordinate_system: str | None = None,
     mpp: float | None = None,
     exclude: str = NOT_MARKERS,
+    strict: bool = True,
 ) -> CenterSet:
     """Pair centres with images, choose the channels, and read the centres; no image is read.
 
@@ -118,6 +122,9 @@ def resolve_centers(
     channels, exclude, coordinate_system, mpp
         As in :func:`nimbus_sd.tl.predict`; where mpp is not known it stays open. Channels None
         asks for nothing: images may differ, and the set has no channels.
+    strict
+        False leaves centres outside their image out and says how many
+        (:attr:`CenterSample.outside`), and lets labels have no cell at all.
 
     Raises
     ------
@@ -137,10 +144,10 @@ def resolve_centers(
     images = [_image(each, pair.image, of) for of, each, pair in pairs]
     chosen = () if channels is None else common_channels(images, channels, exclude)
     samples = tuple(
-        _sample(each, pair, source, mpp=mpp, of=of)
+        _sample(each, pair, source, mpp=mpp, of=of, strict=strict)
         for (of, each, pair), source in zip(pairs, images, strict=True)
     )
-    if not any(len(s) for s in samples):
+    if strict and not any(len(s) for s in samples):
         named = ", ".join(f"{s.kind} {s.region!r}" for s in samples)
         msg = f"{named}: no cell in them; check the segmentation, or name other centres with centers="
         raise InputError(msg)
@@ -250,7 +257,7 @@ def _image(sdata: SpatialData, name: str, of: str) -> el.ElementImage:
 
 
 def _sample(
-    sdata: SpatialData, pair: _Pair, image: el.ElementImage, *, mpp: float | None, of: str
+    sdata: SpatialData, pair: _Pair, image: el.ElementImage, *, mpp: float | None, of: str, strict: bool
 ) -> CenterSample:
     element = pair.element
     to_image = el.affine(sdata, "images", pair.image, pair.system)
@@ -260,18 +267,20 @@ def _sample(
     last = np.array(image.shape) - 0.5 - _SNAP
     near = (np.abs(index - np.clip(index, -0.5, last)) <= 2 * _SNAP).all(axis=1)
     index[near] = np.clip(index[near], -0.5, last)
+    kept = np.ones(len(ids), dtype=bool) if strict else ((index >= -0.5) & (index <= last)).all(axis=1)
     sample = CenterSample(
         region=element.name,
         kind=element.kind,
         image_name=pair.image,
         system=pair.system,
         image=image,
-        ids=ids,
-        centers=np.ascontiguousarray(index),
+        ids=ids[kept],
+        centers=np.ascontiguousarray(index[kept]),
         to_world=to_image,
         mpp=el.mpp_of(sdata, "images", pair.image) if mpp is None else mpp,
-        count=count,
+        count=None if count is None else count[kept],
         of=of,
+        outside=int((~kept).sum()),
     )
     check_size(sample.patches, 1)
     return sample

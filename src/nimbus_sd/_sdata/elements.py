@@ -15,6 +15,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.pixel_size import mpp_from_common
 from nimbus_sd._sdata.zarr_source import (
     check_there,
     fingerprint_of,
@@ -119,10 +120,13 @@ def own_attrs(sdata: SpatialData) -> dict[str, Any]:
 def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
     """µm per px from the transformation to ``"microns"``, else from ``sdata.attrs``; None if neither knows.
 
+    What ``sdata.attrs`` holds is the size of px on the grid that the object was read on; an element
+    that another transformation brings there has px of another size.
+
     Raises
     ------
     InputError
-        If the pixels are not square.
+        If the pixels are not square, or it is not clear which grid ``sdata.attrs`` speaks of.
     """
     if MICRONS in systems(sdata, kind, name):
         linear = affine(sdata, kind, name, MICRONS)[:2, :2]
@@ -140,7 +144,7 @@ def mpp_of(sdata: SpatialData, kind: str, name: str) -> float | None:
     if isinstance(stored, bool) or not isinstance(stored, int | float | np.number) or not stored > 0:
         msg = f"sdata.attrs[{ATTRS_KEY!r}]['mpp'] is {stored!r}; it must be a positive number of µm per px"
         raise InputError(msg)
-    return float(stored)
+    return mpp_from_common(sdata, kind, name, float(stored), microns=MICRONS)
 
 
 def _stored(array: Any) -> Any:

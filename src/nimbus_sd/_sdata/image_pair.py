@@ -15,6 +15,8 @@ from nimbus_sd._sdata.resolve import extent
 from nimbus_sd._sdata.samples import check_arguments
 from nimbus_sd.engine.source import ImageSource
 
+_SNAP = 1e-6  # px; rounding errors of a transformation must not put a cell outside
+
 
 @dataclass(frozen=True)
 class ImagePair:
@@ -39,6 +41,14 @@ class ImagePair:
     system: str
     to_world: np.ndarray
     mpp: float
+
+    def covered(self, centers: np.ndarray) -> np.ndarray:
+        """Whether the H&E shows a place of the grid, bool ``(n,)``, by index (y, x), ``(n, 2)``."""
+        if not isinstance(self.he, WarpedImage):
+            return np.ones(len(centers), dtype=bool)
+        index = np.column_stack([centers, np.ones(len(centers))]) @ self.he.matrix[:2].T
+        px = np.floor(index + 0.5 + _SNAP)
+        return np.asarray(((px >= 0) & (px < self.he.source.shape)).all(axis=1))
 
 
 def element_image(sdata: SpatialData, name: str) -> el.ElementImage:
@@ -80,7 +90,7 @@ def resolve_image_pair(
         pixel size of `image` is not known.
     """
     colours, fixed = element_image(sdata, he), element_image(sdata, image)
-    check_he(colours)
+    check_he(colours, argument="he")
     system = _system(sdata, he, image, coordinate_system)
     to_world = el.affine(sdata, "images", image, system)
     matrix = pixel_map(to_world, el.affine(sdata, "images", he, system))

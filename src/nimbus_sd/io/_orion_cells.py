@@ -19,6 +19,9 @@ from nimbus_sd.io._cell_columns import floats, integers, read_csv
 from nimbus_sd.io._names import listing
 
 ID, POSITION, AREA = "CellID", ("X_centroid", "Y_centroid"), "Area"
+#: Columns of the table's own: the CSV's can't have these names, nor another case of them in a store.
+_OWN = ("region", "instance_id", "section", "patient")
+_SUFFIX = "_csv"
 #: Whole names of columns that are no marker's, suffixes apart.
 _SHAPE = re.compile(
     r"CellID|[XY]_centroid|(row|column)_centroid|Area|(Major|Minor)AxisLength|Eccentricity|Solidity|Extent|"
@@ -100,7 +103,7 @@ def _markers(frame: pd.DataFrame, suffix: str) -> dict[str, str]:
     named = [c for c in numbers if c.endswith(suffix) and not _SHAPE.fullmatch(c.removesuffix(suffix))]
     if named:
         return {c.removesuffix(suffix): c for c in named}
-    return {c: c for c in numbers if not _SHAPE.fullmatch(c)}
+    return {c: c for c in numbers if not _SHAPE.fullmatch(c) and c.casefold() not in _OWN}
 
 
 def choose_patients(
@@ -154,6 +157,9 @@ def cell_table(
         By section.
     """
     markers = _common_markers({name: _of_image(c, channels.get(name, ())) for name, c in cells.items()})
+    names = _new_names(
+        [c for each in cells.values() for c in (*each.other, *each.intensity) if c not in markers]
+    )
     rows = []
     for name, each in cells.items():
         obs = pd.DataFrame(
@@ -162,7 +168,7 @@ def cell_table(
         )
         rest = {c: values for c, values in each.intensity.items() if c not in markers}
         for column, values in {**each.other, **rest}.items():
-            obs["area_px" if column == AREA else column] = np.asarray(values)
+            obs[names.get(column, column)] = np.asarray(values)
         rows.append(obs)
     obs = pd.concat(rows)
     for key in ("region", "section", "patient"):
@@ -174,6 +180,30 @@ def cell_table(
     return TableModel.parse(
         table, region=list(obs["region"].cat.categories), region_key="region", instance_key="instance_id"
     )
+
+
+def _new_names(columns: Sequence[str]) -> dict[str, str]:
+    """Column of a CSV to that of the table, where it is another; warns of those that would collide."""
+    out = {AREA: "area_px"} if AREA in columns else {}
+    own = {*_OWN, *out.values()}
+    taken = own | {c.casefold() for c in columns}
+    renamed: dict[str, str] = {}
+    for column in dict.fromkeys(columns):
+        if column.casefold() not in own:
+            continue
+        new = column + _SUFFIX
+        while new.casefold() in taken:
+            new += _SUFFIX
+        taken.add(new.casefold())
+        renamed[column] = new
+    if renamed:
+        told = ", ".join(f"{old!r} is {new!r}" for old, new in renamed.items())
+        warnings.warn(
+            f"{len(renamed)} columns of the CSVs have names of the table's own: {told}",
+            NimbusWarning,
+            stacklevel=4,
+        )
+    return out | renamed
 
 
 def _of_image(cells: OrionCells, channels: Sequence[str]) -> list[str]:

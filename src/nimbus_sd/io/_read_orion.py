@@ -74,7 +74,8 @@ def read_orion(
     coordinate systems: ``<section>`` (px) and ``microns`` (µm; every section has its origin
     at 0 there). A table ``"table"`` of the cells of all sections: ``X`` and
     ``layers["integrated_expression"]`` float32, mean intensity by marker; ``obs`` with
-    ``region``, ``instance_id`` (CellID), ``section``, ``patient`` and the CSV's other columns;
+    ``region``, ``instance_id`` (CellID), ``section``, ``patient`` and the CSV's other columns,
+    those of the same names as ``region_csv`` and so on, with a warning;
     ``obsm["spatial"]`` (x, y) px. It annotates the labels; where a section has none, points
     ``<section>_cells`` at the cells' centroids. ``attrs["nimbus_sd"]["mpp"]`` holds the pixel
     size if it is the same for all.

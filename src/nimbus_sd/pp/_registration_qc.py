@@ -14,12 +14,13 @@ from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.elements import channel_names, get_image
 from nimbus_sd._sdata.image_pair import ImagePair, resolve_image_pair
 from nimbus_sd._sdata.progress import progress_bar
-from nimbus_sd._sdata.registered_cells import note, regions_of, well_registered
+from nimbus_sd._sdata.registered_cells import note, regions_of, warn_of_cells, well_registered
 from nimbus_sd.arrays.registration import judge, usual_contrast
 from nimbus_sd.engine.registration import Matches, count_blocks, match_blocks, match_config
 from nimbus_sd.pp._detect_nuclei import nuclear_channels
 
 _EDGES = ("y0", "y1", "x0", "x1")
+_NAMED = 3  # blocks in a warning
 
 
 def registration_qc(
@@ -90,7 +91,8 @@ def registration_qc(
         it; ``nuclei`` contrast of the nuclear channel, where usual is 1; ``judged`` and
         ``ok``, bool. NaN where a block can't be judged.
         With `table`, writes ``obs["registered"]``, bool, False for cells in blocks that are
-        not ok (and without a pixel in the labels), and ``uns["registration"]``.
+        not ok (and without a pixel in the labels, or outside one of the images), and
+        ``uns["registration"]``.
 
     Raises
     ------
@@ -100,6 +102,12 @@ def registration_qc(
         If the images share no coordinate system or don't overlap, `he` is no H&E, no channel
         looks nuclear or it is blank, the pixel size is not known, a number is out of range, or
         the table's cells lie elsewhere.
+
+    Warns
+    -----
+    NimbusWarning
+        Naming blocks that are badly registered; counting rows of labels without a cell, and
+        cells that the H&E does not show.
 
     References
     ----------
@@ -135,18 +143,14 @@ def registration_qc(
     if table is not None:
         for one, frame in frames.items():
             marks[one] = well_registered(
-                sdata,
-                table,
-                pairs[one][0].image.name,
-                system=pairs[one][0].system,
-                edges=frame[list(_EDGES)].to_numpy(),
-                ok=frame["ok"].to_numpy(),
+                sdata, table, pairs[one][0], edges=frame[list(_EDGES)].to_numpy(), ok=frame["ok"].to_numpy()
             )
-        for one, (rows, good) in marks.items():  # all are there, so nothing can go wrong half-way
+        warn_of_cells(table, marks)
+        for one, mark in marks.items():  # all are there, so nothing can go wrong half-way
             facts = _facts(frames[one], pairs[one][0]) | sizes | {"min_correlation": min_correlation}
-            note(sdata.tables[table], rows, good, facts)
+            note(sdata.tables[table], mark.rows, mark.good, facts)
     for one, frame in frames.items():
-        left_out = int((~marks[one][1]).sum()) if one in marks else None
+        left_out = marks[one].bad if one in marks else None
         _warn(one, frame, left_out, radius=nucleus_radius_um, least=min_correlation)
     return pd.concat(frames.values(), ignore_index=True)
 
@@ -230,6 +234,17 @@ def _facts(frame: pd.DataFrame, pair: ImagePair) -> dict[str, Any]:
     }
 
 
+def _named(bad: pd.DataFrame, least: float) -> str:
+    """Where the first bad blocks are, and what is wrong with them."""
+    told = [
+        f"at (y, x) = ({b.y:.0f}, {b.x:.0f}) "
+        + (f"nothing matches ({b.peak:.2f})" if b.peak < least else f"by ({b.dy:.1f}, {b.dx:.1f}) µm")
+        for b in bad.head(_NAMED).itertuples()
+    ]
+    more = f", and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    return f"Blocks: {', '.join(told)}{more}"
+
+
 def _warn(he: str, frame: pd.DataFrame, left_out: int | None, *, radius: float, least: float) -> None:
     judged = frame[frame["judged"]]
     low = judged["peak"] < least
@@ -240,7 +255,7 @@ def _warn(he: str, frame: pd.DataFrame, left_out: int | None, *, radius: float, 
     text = (
         f"H&E {he!r}: {int((low | far).sum())} of {len(judged)} blocks are badly registered: "
         f"{int(far.sum())} lie off by more than {radius:g} µm, {int(low.sum())} correlate "
-        f"with less than {least:g}{cells}"
+        f"with less than {least:g}{cells}. {_named(judged[low | far], least)}"
     )
     dy, dx = judged.loc[~low, "dy"].median(), judged.loc[~low, "dx"].median()
     if np.hypot(dy, dx) > radius:
