@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import nimbus_sd as nb
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusError
 from nimbus_sd._core.hierarchy import MARKERS
 from nimbus_sd.cli import app
 from nimbus_sd.cli._subtyping_study import _test_cells, model_rows, patch_rows
+from nimbus_sd.models.subtyper import SubtypeConfig, SubtypeNet
 
 TINY = {"kind": "hovernet", "units": [1, 1, 1, 1], "width": 2}
 NAME = "hovernet-1x1x1x1-2"
@@ -103,6 +104,25 @@ def test_test_cells_are_the_sampled_ones_in_their_places():
     assert labels.obs_names.tolist() == table.obs_names[::3].tolist()
     where = cells["cells"].compute()[["x", "y"]].to_numpy()
     np.testing.assert_allclose(where, labels.obsm["spatial"], atol=1e-6)
+
+
+def test_bad_rows_are_refused_before_there_is_any_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(nb.datasets, "simulated_sections", lambda **_: pytest.fail("simulated"))
+    (tmp_path / "gates.csv").write_text("marker,negative\nCD45,3\n")
+    done = tmp_path / "study" / f"{NAME}-multitask-weighted"
+    nb.models.save_subtyper(nb.models.load_subtyper(SubtypeNet(SubtypeConfig(backbone=TINY))), done)
+    for args, match in [
+        (["--backbone", "resnet"], "backbone='resnet' is unknown"),
+        (["--backbone", '{"kind": "hovernet", "deep": 3}'], "hovernet"),
+        (["--backbone", json.dumps(TINY), "--pretrained"], "no weights on the hub"),
+        (["--backbone", json.dumps(TINY), "--out", tmp_path / "study"], "holds a model of another run"),
+        (["--split", "0,1,1"], "training above 0"),
+        (["--thresholds", tmp_path / "gates.csv"], r"columns \['positive', 'overexposed'\] are missing"),
+        (["--epochs", 0], "epochs"),
+    ]:
+        with pytest.raises(NimbusError, match=match):
+            run("--simulated", 3, "--out", tmp_path / "x", *args)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_another_layer_and_tree(table):
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"tree": {"CD3e": "CD2"}}, InputError, "names CD2, which the labels does not have|names CD2"),
+        ({"tree": {"CD3e": "CD2"}}, InputError, "names CD2, missing from the labels; valid: CD20, CD45"),
         ({"tree": {"CD3e": "CD4", "CD4": "CD3e"}}, InputError, "runs in a circle"),
         ({"tree": "CD45"}, InputError, "must map each marker"),
         ({"layer": "gold"}, ElementNotFoundError, "no layer 'gold'; valid: 'X', 'gated'"),
@@ -103,4 +103,24 @@ def test_bad_arguments_change_nothing(table, arguments, error, match):
 def test_probabilities_are_no_labels(table):
     table.layers["gated"][0, 1] = 0.7
     with pytest.raises(InputError, match=r"CD45' holds \[0\.69"):
+        nb.pp.curate_hierarchy(table)
+
+
+def test_the_default_tree_is_that_of_the_markers_there_are(table):
+    report = nb.pp.curate_hierarchy(table[:, ["CD4", "CD45"]].copy())
+    assert report["n_cells"].to_dict() == {"CD4+ CD45-": 1, "any": 1}
+    some = table[:, ["CD45", "CD4", "CD8a"]].copy()
+    report = nb.pp.curate_hierarchy(some)
+    assert report.index.tolist() == ["CD4+ CD45-", "CD8a+ CD45-", "any"]
+    assert json.loads(some.uns["gated_hierarchy"]["tree"]) == {"CD4": "CD45", "CD8a": "CD45"}
+    assert nb.pp.curate_hierarchy(table[:, ["CD45"]].copy())["n_cells"].to_dict() == {"any": 0}
+    with pytest.raises(InputError, match=r"none of CD45, CD3e, CD4, CD8a; pass tree=.*CD20"):
+        nb.pp.curate_hierarchy(table[:, ["CD20"]].copy())
+    with pytest.raises(InputError, match="tree names CD3e, missing from the labels"):
+        nb.pp.curate_hierarchy(some, {"CD4": "CD3e", "CD3e": "CD45"})
+
+
+def test_labels_that_were_never_made(table):
+    del table.layers["gated"]
+    with pytest.raises(ElementNotFoundError, match=r"no layer 'gated'; valid: 'X'; nb\.pp\.gate writes it"):
         nb.pp.curate_hierarchy(table)

@@ -92,7 +92,7 @@ def test_what_is_missing_is_counted_in_one_warning():
     with pytest.warns(NimbusWarning, match="3 of 4 sections have too few cells") as caught:
         report = nb.pp.sample_cells(table, n_cells=800, split=parts)
     (warning,) = [w for w in caught if issubclass(w.category, NimbusWarning)]
-    assert "1 of them have no positive cell and are left out" in str(warning.message)
+    assert "1 of them has no positive cell and is left out" in str(warning.message)
     by_section = report.set_index("section")
     assert by_section.loc["s1", "n_sampled"] == 0
     assert by_section.loc["s1", "missing"] == "400 negative, 400 positive"
@@ -179,3 +179,49 @@ def test_bad_input_changes_nothing():
     refused("no cell to train on: .*s0 .300 of 300 usable.*check the thresholds")
     other = ad.AnnData(np.zeros((2, 1)), var=pd.DataFrame(index=["Ki67"]))
     refused("the table has none of CD45, CD3e, CD4, CD8a; name its markers", given=other)
+
+
+def test_markers_without_labels_are_left_out_or_refused(caplog):
+    table = gated(3)
+    expected = nb.pp.sample_cells(table[:, ["CD45", "CD3e"]].copy(), n_cells=300)
+    at = table.var_names.get_indexer(["CD4", "CD8a", "Ki67"])
+    table.layers["gated"][:, at] = np.nan
+    report = nb.pp.sample_cells(table, n_cells=300)
+    pd.testing.assert_frame_equal(report, expected)
+    assert table.uns["sample_cells"]["markers"].tolist() == ["CD45", "CD3e"]
+    told = [r.message for r in caplog.records if "without labels" in r.message]
+    assert told == ["markers: CD45, CD3e; without labels in layer 'gated': CD4, CD8a"]
+    with pytest.raises(InputError, match=r"^CD4: no cell has a label in layer 'gated'.*nb\.pp\.gate"):
+        nb.pp.sample_cells(table, n_cells=300, markers=["CD45", "CD4"])
+    table.layers["gated"][:] = np.nan
+    with pytest.raises(InputError, match=r"no cell has a label for CD45, CD3e, CD4, CD8a in layer 'gated'"):
+        nb.pp.sample_cells(table)
+
+
+def test_a_marker_that_a_table_lacks_is_not_read_from_another_column():
+    tables = {"a": gated(2, 800, patients=["x", "y"]), "b": gated(2, 800, seed=1, patients=["u", "v"])}
+    tables["b"] = tables["b"][:, ["CD3e", "CD45", "Ki67"]].copy()
+    nb.pp.sample_cells(tables, n_cells=100)
+    assert tables["a"].uns["sample_cells"]["markers"].tolist() == ["CD45", "CD3e"]
+    with pytest.raises(ElementNotFoundError, match=r"the table of 'b' has no marker \['CD4'\]"):
+        nb.pp.sample_cells(tables, n_cells=100, markers=["CD45", "CD4"])
+
+
+def test_nothing_registered_is_told_as_that():
+    table = gated(3, 300)
+    table.obs["registered"] = False
+    with pytest.raises(
+        InputError, match=r"s\d \(0 of 300 usable\), obs\['registered'\] is False for every cell"
+    ) as e:
+        nb.pp.sample_cells(table, n_cells=40)
+    assert "gates" not in str(e.value)
+
+
+def test_one_small_section_is_told_in_plain_words():
+    with pytest.warns(NimbusWarning) as caught:
+        report = nb.pp.sample_cells(gated(1, 200), n_cells=2000)
+    (told,) = [str(w.message) for w in caught if issubclass(w.category, NimbusWarning)]
+    n = report["n_sampled"][0]
+    assert told.startswith("1 of 1 sections has too few cells for n_cells=2000: all that fit are taken")
+    assert f"({n} instead of 2000)" in told
+    assert f"s0: {report['missing'][0]} too few" in told

@@ -6,7 +6,8 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import Affine, Identity, Scale
 
-from nimbus_sd._core.errors import InputError
+import nimbus_sd as nb
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.he import he_centers
 
 
@@ -68,3 +69,26 @@ def test_an_unregistered_pair():
     remove_transformation(sdata["he"], "global")
     with pytest.raises(InputError, match="don't overlap in a shared coordinate system"):
         he_centers(sdata, image="he", centers="cells")
+
+
+def test_the_size_of_a_px_is_that_of_an_he():
+    with pytest.raises(InputError, match=r"^mpp=325; µm per px of an H&E .*in nm\? Pass mpp=0\.325"):
+        he_centers(pair(), image="he", centers=None, mpp=325)
+    with pytest.raises(InputError, match="image 'he' says that a px is 250 µm wide"):
+        he_centers(pair(mpp=250), image="he", centers=None)
+    with pytest.warns(
+        NimbusWarning, match=r"mpp=1.3, but the scale of image 'he' to 'microns' says 0.325 µm"
+    ):
+        found = he_centers(pair(), image="he", centers=None, mpp=1.3)
+    assert found.samples[0].mpp == 1.3
+    assert he_centers(pair(), image="he", centers=None, mpp=0.34).samples[0].mpp == 0.34, "close enough"
+
+
+def test_the_argument_that_named_the_image_is_told():
+    sdata = pair(np.zeros((5, 64, 64), np.uint16))
+    with pytest.raises(InputError, match="name the H&E with image="):
+        he_centers(sdata, image="he", centers=None)
+    with pytest.raises(InputError, match="name the H&E with centers="):
+        he_centers(sdata, image=None, centers={"cells": "he"})
+    with pytest.raises(InputError, match="name the H&E with he="):
+        nb.pp.registration_qc(sdata, he="he", image="he")

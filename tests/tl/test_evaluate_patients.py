@@ -143,3 +143,101 @@ def test_labels_of_further_elements_are_not_missed(tables):
     found = nb.tl.evaluate(some, gated, truth_layer="gated", n_bootstrap=0)
     mine = annotate(gated[gated.obs["region"].to_numpy() == "p1_he"].copy())
     pd.testing.assert_frame_equal(found, nb.tl.evaluate(some, mine, truth_layer="gated", n_bootstrap=0))
+
+
+def test_columns_that_the_scores_lack_come_from_the_truth(tables):
+    predicted, gated, _ = tables
+    options = {"truth_layer": "gated", "by": ("marker", "patient"), "resample": "region", "n_bootstrap": 20}
+    expected = nb.tl.evaluate(predicted, gated, **options)
+    by_patient = nb.tl.evaluate(predicted, gated, truth_layer="gated", resample="patient", n_bootstrap=20)
+    gated.obs["patient"] = (
+        gated.obs[["region", "instance_id"]]
+        .merge(predicted.obs, on=["region", "instance_id"], how="left")["patient"]
+        .to_numpy()
+    )
+    del predicted.obs["patient"]
+    pd.testing.assert_frame_equal(nb.tl.evaluate(predicted, gated, **options), expected)
+    again = nb.tl.evaluate(predicted, gated, truth_layer="gated", resample="patient", n_bootstrap=20)
+    pd.testing.assert_frame_equal(again, by_patient)
+    # cells without labels are of no patient, and do not make one more
+    some = gated[gated.obs["patient"] != "p3"].copy()
+    few = nb.tl.evaluate(predicted, some, truth_layer="gated", resample="patient", n_bootstrap=20)
+    mine = predicted[predicted.obs_names.isin(_known(predicted, some))].copy()
+    alone = nb.tl.evaluate(mine, some, truth_layer="gated", resample="patient", n_bootstrap=20)
+    pd.testing.assert_frame_equal(few.drop(columns="n_undefined"), alone.drop(columns="n_undefined"))
+    grouped = nb.tl.evaluate(predicted, some, truth_layer="gated", by="patient", n_bootstrap=0)
+    assert grouped["patient"].tolist() == ["p0", "p1", "p2"]
+    with pytest.raises(
+        ElementNotFoundError, match=r"no column 'slide', nor has that of the truth; valid: .*'patient'"
+    ):
+        nb.tl.evaluate(predicted, gated, truth_layer="gated", by="slide")
+    with pytest.raises(ElementNotFoundError, match="obs has no column 'patient'; valid: 'marker', 'region'"):
+        nb.tl.evaluate(predicted, predicted.to_df().round(), resample="patient")
+
+
+def _known(predicted, gated):
+    keys = set(zip(gated.obs["region"], gated.obs["instance_id"], strict=True))
+    pairs = zip(predicted.obs["region"], predicted.obs["instance_id"], strict=True)
+    return [name for name, key in zip(predicted.obs_names, pairs, strict=True) if key in keys]
+
+
+def test_thresholds_beside_the_scores_are_the_default(tables):
+    predicted, gated, truth = tables
+    cuts = {"CD45": float(predicted.X[5, 0]), "CD4": 0.3}  # the first is a cell's own: it is positive
+    predicted.var["threshold"] = pd.Series(cuts)
+    found = nb.tl.evaluate(predicted, gated, truth_layer="gated", n_bootstrap=0).set_index("marker")
+    for j, marker in enumerate(MARKERS):
+        called = predicted.X[:, j] >= cuts[marker]
+        assert found.loc[marker, "tp"] == (called & (truth[:, j] == 1)).sum()
+        assert found.loc[marker, "fp"] == (called & (truth[:, j] == 0)).sum()
+    half = predicted.copy()
+    del half.var["threshold"]
+    scores = {"mine": "X", "other": half, "frame": predicted.to_df(), "theirs": predicted}
+    rows = nb.tl.evaluate(half, gated, scores, truth_layer="gated", n_bootstrap=0).set_index(
+        ["scores", "marker"]
+    )
+    for name in ("mine", "other", "frame"):
+        assert rows.loc[(name, "CD4"), "tp"] == ((predicted.X[:, 1] > 0.5) & (truth[:, 1] == 1)).sum()
+    assert rows.loc[("theirs", "CD4"), "tp"] == found.loc["CD4", "tp"]
+    given = nb.tl.evaluate(predicted, gated, truth_layer="gated", threshold=0.5, n_bootstrap=0)
+    assert given["tp"].tolist() == rows.loc["mine", "tp"].tolist()
+    predicted.var["threshold"] = np.nan
+    with pytest.raises(InputError, match="threshold of 'X' must be finite"):
+        nb.tl.evaluate(predicted, gated, truth_layer="gated", n_bootstrap=0)
+
+
+def test_calls_that_are_undefined_are_left_out_where_calls_are_scored(tables):
+    predicted, gated, truth = tables
+    calls = (predicted.X >= 0.5).astype(np.float32)
+    calls[::3] = np.nan
+    predicted.layers["positive"] = calls
+    found = nb.tl.evaluate(predicted, gated, "positive", truth_layer="gated", n_bootstrap=0)
+    assert found["n_unscored"].tolist() == (~np.isnan(truth[::3])).sum(axis=0).tolist()
+    assert found["tp"].tolist() == ((calls == 1) & (truth == 1)).sum(axis=0).tolist()
+
+
+def test_layers_with_labels_are_named(tables):
+    predicted, gated, _ = tables
+    match = "X of the truth holds no labels; layers that hold 1, 0, NaN: 'gated'; name one with truth_layer="
+    with pytest.raises(InputError, match=match):
+        nb.tl.evaluate(predicted, gated)
+    with pytest.raises(ElementNotFoundError, match=r"no layer 'gates'; .*hold 1, 0, NaN: 'gated'"):
+        nb.tl.evaluate(predicted, gated, truth_layer="gates")
+    gated.X[:, 1] = 0  # one column could be labels
+    with pytest.raises(InputError, match=r"truth of 'CD45' holds \[9.0\].*hold 1, 0, NaN: 'gated'"):
+        nb.tl.evaluate(predicted, gated)
+    gated.X = None
+    with pytest.raises(InputError, match="the truth has an empty X; layers that hold"):
+        nb.tl.evaluate(predicted, gated)
+    del gated.layers["gated"]
+    with pytest.raises(
+        ElementNotFoundError, match=r"no layer 'gated'.*none of its layers holds.*nb\.pp\.gate"
+    ):
+        nb.tl.evaluate(predicted, gated, truth_layer="gated")
+
+
+def test_an_object_is_no_table():
+    sdata = nb.datasets.simulated_sections(n_patients=1, shape=(128, 128))
+    for call in (nb.pp.suggest_thresholds, lambda s: nb.pp.gate(s, {"CD45": (1, 2, 3)})):
+        with pytest.raises(InputError, match=r"got SpatialData; pass one of the object's: sdata\['table'\]"):
+            call(sdata)

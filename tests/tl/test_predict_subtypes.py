@@ -128,7 +128,8 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
     np.testing.assert_array_equal(raw.layers["positive"], x >= cuts)
     assert raw.var["threshold"].tolist() == cuts.tolist()
     assert raw.uns["nimbus_subtypes"]["n_inconsistent"] == 0
-    table = predict(section, thresholds=limits, overwrite=True)
+    with pytest.warns(NimbusWarning) as caught:
+        table = predict(section, thresholds=limits, overwrite=True)
     np.testing.assert_array_equal(table.X, x)
     bad, by_rule = np.zeros(len(x), bool), {}
     for child, above in [
@@ -142,14 +143,23 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
         broken = positive[child] & ~positive[above]
         by_rule[f"{child} without {above}"] = int(broken.sum())
         bad |= broken
-    assert 0 < bad.sum() < len(bad)
+    assert len(bad) / 2 < bad.sum() < len(bad)
+    (told,) = [str(w.message) for w in caught if issubclass(w.category, NimbusWarning)]
+    assert told.startswith(f"{bad.sum()} of {len(bad)} cells contradict the hierarchy of markers (")
+    worst = max(by_rule, key=by_rule.get)
+    assert f"({worst} {by_rule[worst]}, " in told
+    assert "learnt too little" in told
     assert np.isnan(table.layers["positive"][bad]).all()
     np.testing.assert_array_equal(table.layers["positive"][~bad], (x >= cuts)[~bad])
     record = table.uns["nimbus_subtypes"]
     assert record["n_inconsistent"] == bad.sum()
     assert dict(zip(record["rules"].tolist(), record["n_removed"].tolist(), strict=True)) == by_rule
     assert json.loads(record["hierarchy"]) == {"CD3e": "CD45", "CD4": "CD3e", "CD8a": "CD3e"}
-    small = predict(section, thresholds=limits, hierarchy={"CD4": "CD45"}, overwrite=True)
+    few = limits | {"CD45": np.quantile(x[:, 0], 0.2)}
+    predict(section, thresholds=few | dict.fromkeys(["CD3e", "CD8a"], 0), overwrite=True)  # few: no warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NimbusWarning)
+        small = predict(section, thresholds=limits, hierarchy={"CD4": "CD45"}, overwrite=True)
     broken = (x[:, 2] >= 0.5) & (x[:, 0] < cuts[0])
     np.testing.assert_array_equal(
         np.isnan(small.layers["positive"]), broken[:, None] & [True, False, True, False]
@@ -259,7 +269,8 @@ def test_the_same_tissue_at_other_pixel_sizes(predict):
     # centres are rounded to px: up to 0.25 µm apart
     assert np.abs(first - second).max() < 0.1
     assert np.abs(first - second).mean() < 0.02
-    twice = predict(sdata, model=model, mpp=0.25, table="twice")  # patches of twice as much tissue
+    with pytest.warns(NimbusWarning, match="mpp=0.25, but the scale of image 'he' to 'microns' says 0.5 µm"):
+        twice = predict(sdata, model=model, mpp=0.25, table="twice")  # patches of twice as much tissue
     assert np.abs(first - twice.X).mean() > 0.05
     assert [t.uns["nimbus_subtypes"]["mpp"] for t in tables] == [{"cells": 0.25}, {"cells": 0.5}]
 
@@ -335,7 +346,8 @@ def test_another_pixel_size_is_another_run(section, predict, tmp_path):
     section.write(tmp_path / "a.zarr")
     sdata = sd.read_zarr(tmp_path / "a.zarr")
     first = predict(sdata)
-    second = predict(sdata, mpp=0.4, overwrite=True)
+    with pytest.warns(NimbusWarning, match="mpp=0.4, but the scale"):
+        second = predict(sdata, mpp=0.4, overwrite=True)
     assert np.abs(first.X - second.X).max() > 1e-3
     assert second.uns["nimbus_subtypes"]["mpp"] == {"fov0_labels": 0.4}
 
@@ -367,7 +379,9 @@ def test_empty_labels_get_no_rows(factory, predict):
         ({"mpp": -1}, InputError, "mpp=-1"),
         ({"client": "here"}, InputError, "client='here'"),
         ({"model": 3}, InputError, "nb.tl.train_subtyper"),
-        ({"mpp": 0.01}, InputError, "image 'he' is 140 x 104 px, too small for patches of 1040 px"),
+        ({"mpp": 500}, InputError, "mpp=500; µm per px of an H&E lie .* is that in nm. Pass mpp=0.5"),
+        ({"mpp": 0.0005}, InputError, "mpp=0.0005; .* is that in mm. Pass mpp=0.5"),
+        ({"mpp": 0.00001}, InputError, "between 0.05 and 5$"),
     ],
 )
 def test_bad_arguments_change_nothing(section, predict, unchanged, options, error, match):
@@ -375,16 +389,44 @@ def test_bad_arguments_change_nothing(section, predict, unchanged, options, erro
         predict(section, **options)
 
 
-@pytest.mark.parametrize("make", [lambda: tiny_embedding_model(("a",)), tiny_unet_model])
-def test_models_of_other_kinds_are_refused(section, predict, unchanged, make):
-    with unchanged(section), pytest.raises(InputError, match=r"nb\.tl\.train_subtyper"):
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: tiny_embedding_model(("a",)), r"model= is an embedding model, for nb\.tl\.embed"),
+        (tiny_unet_model, r"model= is a model of marker positivity, for nb\.tl\.predict"),
+        (lambda: "nets", r"no sub-typing model at nets"),
+    ],
+)
+def test_models_of_other_kinds_are_refused(section, predict, unchanged, make, match):
+    with unchanged(section), pytest.raises(WeightsError, match=rf"{match}.*nb\.tl\.train_subtyper makes one"):
         predict(section, model=make())
 
 
-def test_a_folder_of_another_kind_is_refused(section, predict, tmp_path):
+def test_a_folder_of_another_kind_is_refused(section, predict, unchanged, tiny, tmp_path):
     nb.models.save_embedding(tiny_embedding_model(("a",)), tmp_path / "m")
-    with pytest.raises(WeightsError, match=r"nb\.tl\.train_subtyper makes one"):
+    with pytest.raises(WeightsError, match=r"m holds an embedding model, for nb\.tl\.embed;"):
         predict(section, model=tmp_path / "m")
+    save_subtyper(tiny, tmp_path / "s")
+    for model in (tmp_path / "s", str(tmp_path / "s"), tiny):
+        with (
+            unchanged(section),
+            pytest.raises(WeightsError, match=r"a sub-typing model, for nb\.tl\.predict_"),
+        ):
+            nb.tl.predict(section, model=model)
+
+
+def test_a_patch_larger_than_the_he_is_refused(section, predict, unchanged):
+    set_transformation(section["he"], {"fov0": Scale([0.5, 0.5], axes=("x", "y"))}, set_all=True)
+    with (
+        unchanged(section),
+        pytest.raises(InputError, match="image 'he' is 140 x 104 px, too small for patches of 173 px"),
+    ):
+        predict(section, mpp=0.06)
+    set_transformation(section["he"], Scale([325, 325], axes=("x", "y")), "microns")
+    with pytest.raises(InputError, match=r"image 'he' says that a px is 325 µm wide.*Pass mpp=0\.325"):
+        predict(section)
+    set_transformation(section["he"], Scale([0.5, 0.3], axes=("x", "y")), "microns")
+    assert len(predict(section, mpp=0.5)), "mpp= is there for wrong scales"
 
 
 def test_a_table_is_not_overwritten_unasked(section, predict, unchanged):
@@ -412,7 +454,7 @@ def test_the_pixel_size_must_be_known(section, predict, unchanged):
     with unchanged(section), pytest.raises(InputError, match=r"image 'he': how large is a px\? Pass mpp="):
         predict(section)
     expected = predict(section, mpp=0.5)
-    section.attrs["nimbus_sd"] = {"mpp": 0.5}
+    section.attrs["nimbus_sd"] = {"mpp": 1.0}  # of the labels, whose px are twice as wide
     np.testing.assert_array_equal(predict(section, overwrite=True).X, expected.X)
 
 

@@ -104,7 +104,7 @@ def test_streamed_patches_train_as_well_and_resume(sdata, tmp_path):
     parts = nb.tl.train_embedding(sdata, out=tmp_path / "parts", **options)
     assert parts.card.sha256 == whole.card.sha256
     assert whole.card.metrics["loss"] == pytest.approx(memory.card.metrics["loss"], rel=0.3)
-    with pytest.raises(InputError, match=r"another data \(order differ\)"):
+    with pytest.raises(InputError, match=r"other data \(order differ\)"):
         nb.tl.train_embedding(sdata, out=tmp_path / "parts", **QUIET)
 
 

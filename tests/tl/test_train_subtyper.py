@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, PointsModel, TableMo
 from spatialdata.transformations import Identity, Scale, set_transformation
 
 import nimbus_sd as nb
-from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning, WeightsError
 from nimbus_sd._core.stain import combine
 from nimbus_sd._sdata import subtype_cells, subtype_training
 from nimbus_sd.engine.embedding import supply
@@ -276,7 +277,7 @@ def test_patches_from_memory_images_and_a_store_train_alike(sdata, tmp_path):
     nb.tl.train_subtyper(stored, out=tmp_path / "parts", stop_at=5, **options)
     parts = nb.tl.train_subtyper(stored, out=tmp_path / "parts", **options)
     assert parts.card.sha256 == whole.card.sha256
-    with pytest.raises(InputError, match=r"another data \(order differ\)"):
+    with pytest.raises(InputError, match=r"other data \(order differ\)"):
         nb.tl.train_subtyper(stored, out=tmp_path / "parts", **QUIET)
     first = nb.tl.train_subtyper(stored, store=tmp_path / "patches", **options)
     assert {p.name for p in (tmp_path / "patches").iterdir()} == {"train.zarr", "validation.zarr"}
@@ -456,7 +457,7 @@ def test_another_model_in_the_folder_is_not_overwritten(sdata, tmp_path):
     nb.pp.sample_cells(changed["gates"], n_cells=60, split=(1, 1, 1))
     flipped = changed["gates"].layers["gated"]
     flipped[:, 1] = 1 - flipped[:, 1]
-    with pytest.raises(InputError, match=r"another data \(train labels, validation labels differ\)"):
+    with pytest.raises(InputError, match=r"other data \(train labels, validation labels differ\)"):
         nb.tl.train_subtyper(changed, out=tmp_path, **QUIET)
     (tmp_path / "run" / "last.pt").unlink()
     with pytest.raises(InputError, match="holds a model of another run"):
@@ -496,3 +497,71 @@ def test_rows_of_cells_that_are_not_there_are_counted():
     sdata["gates"].obs["instance_id"] += np.where(np.arange(sdata["gates"].n_obs) % 10 == 0, 1_000_000, 0)
     with pytest.warns(NimbusWarning, match=r"\d+ of 60 labelled cells are not in 's\d_cells'"):
         nb.tl.train_subtyper(sdata, n_cells=60, **QUIET)
+
+
+def test_one_image_takes_the_cells_on_it_as_prediction_does(caplog):
+    one = make(2, shape=(320, 320))
+    with pytest.warns(NimbusWarning, match="all cells are of one patient"):
+        model = nb.tl.train_subtyper(one, image="s0_he", n_cells=120, **QUIET)
+    assert model.card.training["patients"] == {"train": ["p0"], "validation": [], "test": []}
+    assert "not on it: ['s1_cells']" in caplog.text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NimbusWarning)  # what it has learnt in an epoch
+        nb.tl.predict_subtypes(one, image="s0_he", model=model, progress=False, device="cpu")
+    assert one["subtypes"].obs["region"].unique().tolist() == ["s0_cells"]
+    set_transformation(one["s1_he"], {"elsewhere": Identity()}, set_all=True)
+    for image, error in (("he", ElementNotFoundError), ("s0_if", InputError), ("s1_he", InputError)):
+        messages = []
+        with pytest.raises(error) as caught:
+            nb.tl.train_subtyper(one, image=image, n_cells=120, **QUIET)
+        messages.append(str(caught.value))
+        with pytest.raises(error) as caught:
+            nb.tl.predict_subtypes(one, image=image, model=model, table="x", progress=False)
+        messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+
+
+def test_what_needs_no_data_is_refused_before_any_is_looked_at(sdata, tmp_path, monkeypatch):
+    nb.tl.train_subtyper(sdata, out=tmp_path / "mine", **QUIET)
+    wrong = tmp_path / "wrong.pt"
+    torch.save({"a": torch.zeros(3)}, wrong)
+    (tmp_path / "file").write_text("x")
+
+    def looked_at(*_, **__):
+        pytest.fail("cells were looked at")
+
+    monkeypatch.setattr(subtype_training, "cells_for", looked_at)
+    for error, message, options in [
+        (InputError, "backbone='resnet' is unknown", {"backbone": "resnet", "out": None}),
+        (InputError, "hovernet", {"backbone": {"kind": "hovernet", "deep": 3}, "out": None}),
+        (InputError, r"another configuration \(learning_rate differ\)", {"learning_rate": 1e-4}),
+        (InputError, r"another configuration \(batch differ\)", {"batch_size": 20}),
+        (InputError, "is a file; give a folder", {"out": tmp_path / "file"}),
+        (WeightsError, "nowhere", {"pretrained": tmp_path / "nowhere.pt", "out": None}),
+        (WeightsError, "wrong.pt", {"pretrained": wrong, "out": None}),
+        (WeightsError, "no weights on the hub", {"pretrained": True, "out": None}),
+    ]:
+        with pytest.raises(error, match=message):
+            nb.tl.train_subtyper(sdata, **QUIET | {"out": tmp_path / "mine"} | options)
+    monkeypatch.undo()
+    monkeypatch.setattr(subtype_training, "gather", looked_at)
+    changed = make()
+    nb.pp.sample_cells(changed["gates"], n_cells=60, split=(1, 1, 1), seed=5)
+    with pytest.raises(InputError, match=r"other data \(train"):
+        nb.tl.train_subtyper(changed, out=tmp_path / "mine", **QUIET)
+
+
+def test_markers_without_labels_are_not_learnt():
+    sdata = make(2)
+    table, labels = sdata["gates"], sdata["gates"].layers["gated"]
+    sdata["gates"] = AnnData(
+        obs=table.obs,
+        var=pd.DataFrame(index=["CD45", "CD3e", "CD4"]),
+        layers={"gated": np.column_stack([labels[:, 0], np.full(len(labels), np.nan), labels[:, 1]])},
+        uns=table.uns,
+    )
+    model = nb.tl.train_subtyper(sdata, n_cells=60, **QUIET)
+    assert model.markers == ("CD45", "CD4")
+    assert model.card.hierarchy == {"CD4": "CD45"}
+    with pytest.raises(InputError, match="CD3e: no cell has a label in layer 'gated'"):
+        nb.tl.train_subtyper(sdata, n_cells=60, markers=["CD45", "CD3e"], **QUIET)

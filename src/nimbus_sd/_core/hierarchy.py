@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from nimbus_sd._core.errors import InputError
 
@@ -39,7 +39,7 @@ def check_tree(tree: Mapping[str, str], markers: Sequence[str], *, where: str) -
         raise InputError(msg)
     missing = sorted({n for pair in tree.items() for n in pair} - set(markers))
     if missing:
-        msg = f"tree names {', '.join(missing)}, which {where} does not have; valid: {', '.join(markers)}"
+        msg = f"tree names {', '.join(missing)}, missing from {where}; valid: {', '.join(markers)}"
         raise InputError(msg)
     for child in tree:
         seen = [child]
@@ -49,6 +49,18 @@ def check_tree(tree: Mapping[str, str], markers: Sequence[str], *, where: str) -
                 msg = f"tree runs in a circle: {' > '.join(reversed(seen))}; a marker can't imply itself"
                 raise InputError(msg)
     return dict(tree)
+
+
+def contracted(tree: Mapping[str, str], markers: Collection[str]) -> dict[str, str]:
+    """The tree over those markers that there are: a grandparent takes the place of a missing parent.
+
+    Examples
+    --------
+    >>> contracted(HIERARCHY, ["CD45", "CD4", "CD8a"])
+    {'CD4': 'CD45', 'CD8a': 'CD45'}
+    """
+    above = {m: next((a for a in ancestors(tree, m) if a in markers), None) for m in tree if m in markers}
+    return {m: a for m, a in above.items() if a is not None}
 
 
 def ancestors(tree: Mapping[str, str], marker: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.centers import CenterSet, resolve_centers
-from nimbus_sd._sdata.elements import finest
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.centers import CenterSample, CenterSet, resolve_centers
+from nimbus_sd._sdata.elements import MICRONS, finest, mpp_of, systems
 from nimbus_sd.engine.source import ImageSource
 
 #: What the channels of every H&E are called here, whatever the file calls them.
 HE_CHANNELS = ("red", "green", "blue")
+_MPP = (0.05, 5.0)  # µm per px in which nuclei are more than a px and less than a field
+_SAME = 0.1
 
 
 def looks_like_he(element: Any) -> bool:
@@ -24,8 +27,8 @@ def looks_like_he(element: Any) -> bool:
     return bool(array.dims == ("c", "y", "x") and array.sizes["c"] == 3 and array.dtype == np.uint8)
 
 
-def check_he(image: ImageSource) -> None:
-    """Raise :class:`InputError` unless an image has three channels of 8 bit."""
+def check_he(image: ImageSource, *, argument: str = "image") -> None:
+    """Raise :class:`InputError` unless an image has three channels of 8 bit; `argument` named it."""
     n = len(image.channels)
     if n == 3 and image.dtype == np.uint8:
         return
@@ -35,7 +38,7 @@ def check_he(image: ImageSource) -> None:
     elif n == 3:
         hint = "convert it to 0–255 (uint8) first"
     elif n > 4:
-        hint = "this looks like an immunofluorescence image; name the H&E with image="
+        hint = f"this looks like an immunofluorescence image; name the H&E with {argument}="
     msg = (
         f"image {image.name!r} has {n} channels of {image.dtype}; an H&E has 3 (red, green, blue) of uint8: "
         f"{hint}"
@@ -61,7 +64,12 @@ def he_centers(
     ElementNotFoundError
         If a name does not exist.
     InputError
-        As there; or if an image is no H&E, or its pixel size is not known.
+        As there; or if an image is no H&E, or its pixel size is not known or can't be that of one.
+
+    Warns
+    -----
+    NimbusWarning
+        If `mpp` is not what an image's own scale says.
     """
     objects = {"": sdata} if isinstance(sdata, SpatialData) else sdata
     if image is None and not isinstance(centers, Mapping):
@@ -70,15 +78,45 @@ def he_centers(
         objects, image=image, centers=centers, channels=None, coordinate_system=coordinate_system, mpp=mpp
     )
     for sample in found.samples:
-        check_he(sample.image)
+        check_he(sample.image, argument="centers" if isinstance(centers, Mapping) else "image")
         if sample.mpp is None:
             msg = (
                 f"image {sample.image.name!r}: how large is a px? Pass mpp= (µm per px), or give the image a "
                 "Scale to a coordinate system named 'microns'"
             )
             raise InputError(msg)
+        _check_mpp(objects[sample.of], sample, given=mpp is not None)
     samples = [replace(s, image=replace(s.image, channels=HE_CHANNELS)) for s in found.samples]
     return CenterSet(tuple(samples), HE_CHANNELS)
+
+
+def _check_mpp(sdata: SpatialData, sample: CenterSample, *, given: bool) -> None:
+    """Raise where a px is too small or too large; warn where what was given is not what the image says."""
+    value, name = float(sample.mpp or 0), sample.image.name
+    if not _MPP[0] <= value <= _MPP[1]:
+        unit, right = ("nm", value / 1000) if value > _MPP[1] else ("mm", value * 1000)
+        what = f"mpp={value:g}" if given else f"image {name!r} says that a px is {value:g} µm wide"
+        guess = f"; is that in {unit}? Pass mpp={right:g}" if _MPP[0] <= right <= _MPP[1] else ""
+        msg = f"{what}; µm per px of an H&E lie between {_MPP[0]:g} and {_MPP[1]:g}{guess}"
+        raise InputError(msg)
+    own = _own_mpp(sdata, sample.image_name) if given else None
+    if own is not None and abs(value / own - 1) > _SAME:
+        warnings.warn(
+            f"mpp={value:g}, but the scale of image {name!r} to {MICRONS!r} says {own:.4g} µm per px; the "
+            "former is used. Leave mpp= out, or correct the scale",
+            NimbusWarning,
+            stacklevel=4,
+        )
+
+
+def _own_mpp(sdata: SpatialData, image: str) -> float | None:
+    """What an image's scale says; None where it has none, or one that mpp= is there to replace."""
+    if MICRONS not in systems(sdata, "images", image):
+        return None
+    try:
+        return mpp_of(sdata, "images", image)
+    except InputError:  # px that are not square
+        return None
 
 
 def _only_he(sdata: SpatialData) -> SpatialData:

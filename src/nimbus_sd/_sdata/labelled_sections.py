@@ -13,7 +13,6 @@ import pandas as pd
 from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
-from nimbus_sd._core.hierarchy import MARKERS
 from nimbus_sd._sdata.table import link_keys
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.engine.subtyping.sampling import (
@@ -59,36 +58,6 @@ class TableSection:
     def title(self) -> str:
         """What messages and the draw call it."""
         return f"{self.of}/{self.name}" if self.of else self.name
-
-
-def markers_of(table: ad.AnnData, markers: Sequence[str] | str | None, *, where: str) -> list[str]:
-    """The markers asked for, or those of the lymphocyte sub-types that a table has.
-
-    Raises
-    ------
-    InputError
-        If there is none, or one comes twice.
-    ElementNotFoundError
-        If one is not in the table.
-    """
-    if markers is None:
-        found = [m for m in MARKERS if m in table.var_names]
-        if not found:
-            msg = (
-                f"{where} has none of {', '.join(MARKERS)}; name its markers with markers=, for instance "
-                f"{list(table.var_names[:4])}"
-            )
-            raise InputError(msg)
-        return found
-    names = [markers] if isinstance(markers, str) else list(markers)
-    missing = [m for m in names if m not in table.var_names]
-    if missing:
-        msg = f"{where} has no marker {missing}; valid: {', '.join(table.var_names[:12])}"
-        raise ElementNotFoundError(msg)
-    if not names or len(set(names)) < len(names):
-        msg = f"markers={names}: name at least one, and each once"
-        raise InputError(msg)
-    return names
 
 
 def sections_of(
@@ -246,34 +215,47 @@ def missing(sample: CellSample, markers: Sequence[str]) -> str:
     return ", ".join(halves + short)
 
 
-def warn_of_missing(report: pd.DataFrame, *, stacklevel: int = 3) -> None:
-    """Say once how many sections had too few cells, and of what.
+def warn_of_missing(report: pd.DataFrame, *, n_cells: int, stacklevel: int = 3) -> None:
+    """Say once how many sections had fewer cells than asked for, and of what.
 
     Raises
     ------
     InputError
         If nothing was drawn to train on.
     """
-    trained = report[report["split"] == "train"]
-    if not trained["n_sampled"].sum():
-        told = ", ".join(
-            f"{r.section} ({r.n_usable} of {r.n_cells} usable)" for r in trained[:5].itertuples()
-        )
-        msg = (
-            f"no cell to train on: in the sections for training, {told}, no usable cell is positive for any "
-            "marker; check the thresholds of the gates"
-        )
-        raise InputError(msg)
+    _check_drawn(report[report["split"] == "train"])
     short = report[report["missing"] != ""]
     if not len(short):
         return
-    shown = "; ".join(f"{r.section}: {r.missing}" for r in short[:5].itertuples())
+    given = short["n_sampled"][short["n_sampled"] > 0]
+    range_ = " to ".join(map(str, dict.fromkeys([given.min(), given.max()]))) if len(given) else "none"
+    each = f" ({range_} instead of {n_cells})"
     empty = int((short["n_sampled"] == 0).sum())
-    left_out = f" {empty} of them have no positive cell and are left out." if empty else ""
+    left_out = ""
+    if empty:
+        verbs = "has no positive cell and is" if empty == 1 else "have no positive cell and are"
+        left_out = f" {empty} of them {verbs} left out."
+    shown = "; ".join(f"{r.section}: {r.missing} too few" for r in short[:5].itertuples())
     more = "; …" if len(short) > 5 else ""
     warnings.warn(
-        f"{len(short)} of {len(report)} sections have too few cells for the sample that was asked for, and "
-        f"give fewer.{left_out} Missing: {shown}{more}",
+        f"{len(short)} of {len(report)} sections {'has' if len(short) == 1 else 'have'} too few cells for "
+        f"n_cells={n_cells}: all that fit are taken, with no more negative than positive cells{each}."
+        f"{left_out} {shown}{more}",
         NimbusWarning,
         stacklevel=stacklevel,
     )
+
+
+def _check_drawn(trained: pd.DataFrame) -> None:
+    if trained["n_sampled"].sum():
+        return
+    told = ", ".join(f"{r.section} ({r.n_usable} of {r.n_cells} usable)" for r in trained[:5].itertuples())
+    msg = f"no cell to train on: in the sections for training, {told}, "
+    if trained["n_usable"].sum():
+        msg += "no usable cell is positive for any marker; check the thresholds of the gates"
+    else:
+        msg += (
+            f"obs[{REGISTERED!r}] is False for every cell: correct how the H&E lies on the fluorescence "
+            "(nb.pp.register_landmarks, then nb.pp.registration_qc again), or delete the column"
+        )
+    raise InputError(msg)

@@ -11,37 +11,22 @@ import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata import labelled_sections as cells
+from nimbus_sd._sdata.cell_request import CellRequest, labels_table
 from nimbus_sd._sdata.he import he_centers
-from nimbus_sd._sdata.table import link_keys, named_table
+from nimbus_sd._sdata.labelled_markers import markers_of
+from nimbus_sd._sdata.table import link_keys
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 from nimbus_sd.engine.subtyping.apart import split_by_place
 from nimbus_sd.engine.subtyping.inputs import native_size
-from nimbus_sd.engine.subtyping.sampling import PARTS, Split, check_leaks, split_patients
+from nimbus_sd.engine.subtyping.sampling import PARTS, check_leaks, split_patients
 
 _Placed = tuple[PatchSample, np.ndarray]
 
 TRAIN, VALIDATION = PARTS[:2]
 _DEFAULT = (25, 7, 9)
 _CELLS = 20_000
-
-
-@dataclass(frozen=True)
-class CellRequest:
-    """Which cells to learn from; see :func:`nimbus_sd.tl.train_subtyper`."""
-
-    image: str | Mapping[str, str] | None
-    table: str | ad.AnnData | Mapping[str, ad.AnnData] | None
-    layer: str
-    markers: str | Sequence[str] | None
-    patient: str
-    section: str | None
-    split: Split | None
-    n_cells: int | None
-    mpp: float | None
-    coordinate_system: str | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -107,8 +92,8 @@ def cells_for(
     InputError
         If labels, split or images can't be used, or a part has no cell.
     """
-    tables = {of: _table(sdata, of, request) for of, sdata in objects.items()}
-    markers = cells.markers_of(next(iter(tables.values())), request.markers, where="the table")
+    tables = {of: labels_table(sdata, of, request) for of, sdata in objects.items()}
+    markers = markers_of(tables, request.markers, layer=request.layer)
     sections = [
         section
         for of, table in tables.items()
@@ -142,33 +127,6 @@ def cells_for(
         for part, placed in by_part.items()
     }
     return CellSplit(tuple(markers), both[TRAIN], both[VALIDATION], patients, report, by_place)
-
-
-def _table(sdata: SpatialData, of: str, request: CellRequest) -> ad.AnnData:
-    """The table with the labels: given, named, or the one that has the layer."""
-    given = request.table
-    if isinstance(given, Mapping):
-        if of not in given:
-            msg = f"table= has no table for object {of!r}; it names {sorted(map(str, given))}"
-            raise InputError(msg)
-        given = given[of]
-    elif isinstance(given, ad.AnnData) and of:
-        msg = "table=AnnData goes with a single object; name the objects' tables, or pass {object: table}"
-        raise InputError(msg)
-    if given is None:
-        having = [n for n, t in sdata.tables.items() if request.layer in t.layers]
-        if len(having) != 1:
-            told = f"several tables have it ({', '.join(having)})" if having else "no table has it"
-            where = f" of object {of!r}" if of else ""
-            msg = (
-                f"layer={request.layer!r}{where}: {told}; pass table=. Tables: "
-                f"{', '.join(map(repr, sdata.tables)) or 'none'}; nb.pp.gate writes labels"
-            )
-            raise (InputError if having else ElementNotFoundError)(msg)
-        given = having[0]
-    found = given if isinstance(given, ad.AnnData) else named_table(sdata, given)
-    link_keys(found, where="the table with the labels")
-    return found
 
 
 def _parts(
@@ -220,7 +178,7 @@ def _choose(
     n_cells = _CELLS if request.n_cells is None else request.n_cells
     drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=request.seed)
     report = cells.report_of(sections, drawn, parts, markers)
-    cells.warn_of_missing(report, stacklevel=6)
+    cells.warn_of_missing(report, n_cells=n_cells, stacklevel=6)
     return [d.rows for d in drawn], report
 
 

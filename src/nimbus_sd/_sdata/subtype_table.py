@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._core.hierarchy import check_tree
 from nimbus_sd._sdata.center_table import center_table, record_of, stacked, with_cells
 from nimbus_sd._sdata.centers import CenterSample, CenterSet
@@ -23,6 +24,7 @@ from nimbus_sd.models.subtyper import SubtypeCard
 
 UNS = "nimbus_subtypes"
 POSITIVE = "positive"
+_MANY = 0.5  # of the cells
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,24 @@ def subtype_table(
         var=pd.DataFrame({"threshold": decision.thresholds}, index=list(markers)),
         layers={POSITIVE: positive},
         uns={UNS: record},
+    )
+
+
+def warn_of_contradictions(tables: Iterable[ad.AnnData], tree: Mapping[str, str]) -> None:
+    """Say so if more than half of all cells contradict the hierarchy, which few do where it works."""
+    tables = list(tables)
+    n, lost = sum(t.n_obs for t in tables), sum(t.uns[UNS]["n_inconsistent"] for t in tables)
+    if lost <= _MANY * n:
+        return
+    removed = sum((t.uns[UNS]["n_removed"] for t in tables), np.zeros(len(rules(tree)), np.int64))
+    worst = np.argsort(-removed, kind="stable")[:3]
+    told = ", ".join(f"{' without '.join(rules(tree)[i])} {removed[i]}" for i in worst if removed[i])
+    warnings.warn(
+        f"{lost} of {n} cells contradict the hierarchy of markers ({told}), and are undefined (NaN) in "
+        f"layers[{POSITIVE!r}]: as a rule the network has learnt too little (see its card's metrics), or the "
+        "thresholds don't suit it (thresholds=). hierarchy=False keeps all calls",
+        NimbusWarning,
+        stacklevel=3,
     )
 
 

@@ -13,19 +13,21 @@ import numpy as np
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
-from nimbus_sd._core.hierarchy import HIERARCHY
+from nimbus_sd._core.hierarchy import HIERARCHY, contracted
+from nimbus_sd._sdata.cell_request import CellRequest
 from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.embedding_training import RUN, TRAINERS, check_cache
 from nimbus_sd._sdata.he import HE_CHANNELS
-from nimbus_sd._sdata.subtype_cells import CellRequest, CellSplit, cells_for
+from nimbus_sd._sdata.subtype_cells import CellSplit, cells_for
 from nimbus_sd._sdata.subtype_patches import PatchPlan, patches_for
+from nimbus_sd._sdata.subtype_settings import check_data, check_network, check_out
 from nimbus_sd.engine.embedding.supply import fingerprint
-from nimbus_sd.engine.embedding.train_loop import LAST, check_stop
+from nimbus_sd.engine.embedding.train_loop import check_stop
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.engine.subtyping.train_data import SubtypeData
 from nimbus_sd.engine.subtyping.train_loop import SubtypeResult, fit_subtyper
 from nimbus_sd.engine.subtyping.validate import KINDS, Validation
-from nimbus_sd.models.subtyper import CARD_FILE, SubtypeCard, SubtypeModel, architecture_of, save_subtyper
+from nimbus_sd.models.subtyper import SubtypeCard, SubtypeModel, architecture_of, save_subtyper
 
 FEWEST = 10  # cells of each class to train on
 
@@ -64,6 +66,7 @@ def train_subtyper(
     found = cells_for(as_cohort(sdata), request, patch=config.patch, mpp=config.mpp)
     check_classes(found)
     config = fit_batch(config, len(found.train.targets), given=training.given_batch)
+    check_data(out, told_of(found))
     data = gather(found, config, training.plan)
     options: dict[str, Any] = {
         "out": None if out is None else out / RUN,
@@ -85,16 +88,14 @@ def train_subtyper(
 
 
 def check_training(training: Training) -> None:
-    """Raise :class:`InputError` for what can be told before anything is read."""
-    out = training.out
+    """Raise for what can be told before any cell is chosen: wrong settings, backbone, weights or folder."""
     if training.trainer not in TRAINERS:
         msg = f"trainer={training.trainer!r}; valid: {', '.join(TRAINERS)}"
         raise InputError(msg)
     check_cache(training.plan.cache)
     check_stop(training.stop_at)
-    if out is not None and (out / CARD_FILE).exists() and not (out / RUN / LAST).exists():
-        msg = f"{out} holds a model of another run; give another out folder, or delete this one"
-        raise InputError(msg)
+    if not check_out(training.out, training.config, given_batch=training.given_batch):
+        check_network(training.config)
 
 
 def check_classes(found: CellSplit) -> None:
@@ -149,13 +150,19 @@ def fit_batch(config: SubtypeTrainConfig, n: int, *, given: bool) -> SubtypeTrai
 def gather(found: CellSplit, config: SubtypeTrainConfig, plan: PatchPlan) -> SubtypeData:
     """Patches and labels."""
     supply, judged = patches_for(found, config, plan)
-    told: dict[str, str | int] = {"order": supply.order}
-    for name, part in (("train", found.train), ("validation", found.validation)):
-        told[name] = fingerprint(part.samples, HE_CHANNELS, np.ones(len(HE_CHANNELS)))
-        told[f"{name} labels"] = _digest(part.targets)
+    told = {"order": supply.order, **told_of(found)}
     return SubtypeData(
         supply, found.train.targets, found.markers, Validation(judged, found.validation.targets), told
     )
+
+
+def told_of(found: CellSplit) -> dict[str, str | int]:
+    """What identifies the cells and their labels."""
+    told: dict[str, str | int] = {}
+    for name, part in (("train", found.train), ("validation", found.validation)):
+        told[name] = fingerprint(part.samples, HE_CHANNELS, np.ones(len(HE_CHANNELS)))
+        told[f"{name} labels"] = _digest(part.targets)
+    return told
 
 
 def _digest(targets: np.ndarray) -> str:
@@ -174,7 +181,7 @@ def card_of(result: SubtypeResult, found: CellSplit, *, command: str) -> Subtype
         mpp=config.mpp,
         patch=config.patch,
         thresholds=dict.fromkeys(markers, config.threshold),
-        hierarchy={k: v for k, v in HIERARCHY.items() if {k, v} <= set(markers)},
+        hierarchy=contracted(HIERARCHY, markers),
         training={
             **config.to_dict(),
             "pretrained": result.origin,

@@ -13,9 +13,10 @@ import pandas as pd
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._sdata.same_cells import SAME_CELLS, check_areas, of_same_elements
 
 Frame: TypeAlias = str | pd.DataFrame | ad.AnnData
-_SAME_CELLS = 0.5  # with fewer of its cells found, a frame belongs to another segmentation
+GATED = "gated"  # where labels lie unless a call says otherwise
 _MAX_NAMES = 8
 
 
@@ -28,7 +29,8 @@ def check_adata(adata: object, *, what: str = "adata") -> ad.AnnData:
         Unless it is an AnnData table whose cells and markers have unique names.
     """
     if not isinstance(adata, ad.AnnData):
-        msg = f"{what}: expected an AnnData table, got {type(adata).__name__}; pass sdata['nimbus']"
+        kind = type(adata).__name__
+        msg = f"{what}: expected an AnnData table, got {kind}; pass one of the object's: {_tables_of(adata)}"
         raise InputError(msg)
     for axis, names in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
         if not names.is_unique:
@@ -36,6 +38,11 @@ def check_adata(adata: object, *, what: str = "adata") -> ad.AnnData:
             msg = f"{what}: {axis} are not unique ({twice!r}); call {what}.{axis}_make_unique() first"
             raise InputError(msg)
     return adata
+
+
+def _tables_of(obj: object) -> str:
+    names = list(getattr(obj, "tables", ())) or ["nimbus"]
+    return ", ".join(f"sdata[{n!r}]" for n in names[:_MAX_NAMES])
 
 
 def matrix(adata: ad.AnnData, layer: str | None) -> np.ndarray:
@@ -48,7 +55,8 @@ def matrix(adata: ad.AnnData, layer: str | None) -> np.ndarray:
     """
     if layer is not None and layer not in adata.layers and layer != "X":
         known = ", ".join(map(repr, ["X", *adata.layers]))
-        msg = f"the table has no layer {layer!r}; valid: {known}"
+        hint = "; nb.pp.gate writes it" if layer == GATED else ""
+        msg = f"the table has no layer {layer!r}; valid: {known}{hint}"
         raise ElementNotFoundError(msg)
     values = adata.layers[layer] if layer in adata.layers else adata.X  # noqa: SIM401
     if values is None:
@@ -95,19 +103,56 @@ def truth_matrix(
     if layer is not None and not isinstance(truth, ad.AnnData):
         msg = f"truth_layer={layer!r} is for a truth that is a table, not a {type(truth).__name__}"
         raise InputError(msg)
+    if isinstance(truth, ad.AnnData):
+        _check_layer(truth, layer)
     values, names = _lay_over(adata, truth, what="truth", layer=layer)
     wanted = _wanted(adata, names, values, markers, what="truth")
     position = {name: i for i, name in enumerate(names)}
     out = values[:, [position[m] for m in wanted]]
-    odd = ~(np.isnan(out) | (out == 0) | (out == 1))
+    odd = _no_labels(out)
     if odd.any():
         first = wanted[int(np.flatnonzero(odd.any(0))[0])]
         msg = (
             f"truth of {first!r} holds {np.unique(out[odd])[:5].tolist()}; valid: 1 positive, 0 negative, "
             "NaN undefined"
         )
+        if isinstance(truth, ad.AnnData):
+            msg += f"; {_where_labels_are(truth)}"
         raise InputError(msg)
     return out, wanted
+
+
+def label_layers(table: ad.AnnData) -> list[str]:
+    """Names of the layers that hold labels: nothing but 1, 0, NaN, and at least one label."""
+    values = {name: matrix(table, name) for name in table.layers}
+    return [n for n, v in values.items() if not _no_labels(v).any() and not np.isnan(v).all()]
+
+
+def _no_labels(values: np.ndarray) -> np.ndarray:
+    return ~(np.isnan(values) | (values == 0) | (values == 1))
+
+
+def _check_layer(truth: ad.AnnData, layer: str | None) -> None:
+    """Raise unless a layer is there; without one, unless any column of X holds labels."""
+    what = f"the truth has no layer {layer!r}; valid: {', '.join(map(repr, ['X', *truth.layers]))}"
+    if layer is None:
+        if truth.X is not None:
+            values = matrix(truth, None)
+            odd, there = _no_labels(values).any(axis=0), ~np.isnan(values).all(axis=0)
+            if (there & ~odd).any() or not there.any():
+                return
+        what = "X of the truth holds no labels" if truth.X is not None else "the truth has an empty X"
+    elif layer == "X" or layer in truth.layers:
+        return
+    msg = f"{what}; {_where_labels_are(truth)}"
+    raise (ElementNotFoundError if layer else InputError)(msg)
+
+
+def _where_labels_are(truth: ad.AnnData) -> str:
+    found = ", ".join(map(repr, label_layers(truth)))
+    if not found:
+        return "none of its layers holds 1, 0, NaN; nb.pp.gate writes one"
+    return f"layers that hold 1, 0, NaN: {found}; name one with truth_layer="
 
 
 def score_matrices(
@@ -155,8 +200,8 @@ def _lay_over(
     if isinstance(source, str):
         return matrix(adata, source), list(map(str, adata.var_names))
     if isinstance(source, ad.AnnData):
-        source, index = _of_same_elements(adata, source)
-        _check_areas(adata, source, index, what)
+        source, index = of_same_elements(adata, source)
+        check_areas(adata, source, index, what)
         frame = pd.DataFrame(matrix(source, layer), index=index, columns=source.var_names)
     elif isinstance(source, pd.DataFrame):
         frame = source
@@ -179,7 +224,7 @@ def _lay_over(
 
 def _check_cells(adata: ad.AnnData, index: pd.Index, what: str) -> None:
     found = int(index.isin(adata.obs_names).sum())
-    if not len(index) or found < _SAME_CELLS * len(index):
+    if not len(index) or found < SAME_CELLS * len(index):
         example = f" ({index[0]!r}, ...)" if len(index) else ""
         msg = (
             f"{what}: only {found} of {len(index)} cells{example} are in the table ({adata.obs_names[0]!r}, "
@@ -194,51 +239,6 @@ def _check_cells(adata: ad.AnnData, index: pd.Index, what: str) -> None:
             NimbusWarning,
             stacklevel=5,
         )
-
-
-def _of_same_elements(adata: ad.AnnData, source: ad.AnnData) -> tuple[ad.AnnData, pd.Index]:
-    """Cells of `source` in elements that both annotate, and what `adata` calls them.
-
-    By region and instance id; where the tables share no element all cells, by their own names.
-    """
-    mine, theirs = (_instances(t) for t in (adata, source))
-    if mine is None or theirs is None:
-        return source, source.obs_names
-    shared = theirs.get_level_values(0).isin(mine.get_level_values(0).unique())
-    if not shared.any() or not mine.is_unique or not theirs.is_unique:
-        return source, source.obs_names
-    theirs = theirs[shared]
-    at = mine.get_indexer(theirs)
-    names = adata.obs_names.to_numpy(object)
-    # a cell that is not there must not be taken for another of the same name
-    index = [names[a] if a >= 0 else f"{r} {i}" for a, (r, i) in zip(at, theirs, strict=True)]
-    return source[shared], pd.Index(index)
-
-
-def _instances(table: ad.AnnData) -> pd.MultiIndex | None:
-    attrs = table.uns.get("spatialdata_attrs", {})
-    keys = [attrs.get("region_key"), attrs.get("instance_key")]
-    if not all(k in table.obs for k in keys):
-        return None
-    return pd.MultiIndex.from_arrays([table.obs[keys[0]].astype(str), table.obs[keys[1]]])
-
-
-def _check_areas(adata: ad.AnnData, source: ad.AnnData, index: pd.Index, what: str) -> None:
-    """Ids of two segmentations may coincide, areas don't."""
-    if "area_px" not in adata.obs or "area_px" not in source.obs:
-        return
-    common = adata.obs_names.intersection(index)
-    if len(common) < 2:
-        return
-    areas = source.obs["area_px"].set_axis(index)
-    mine, theirs = (a.loc[common].to_numpy(np.float64) for a in (adata.obs["area_px"], areas))
-    differ = float((mine != theirs).mean())
-    if differ > _SAME_CELLS:
-        msg = (
-            f"{what}: {differ:.0%} of the cells with equal names differ in area_px: labels of another "
-            "segmentation; carry them over to these cells first"
-        )
-        raise InputError(msg)
 
 
 def _wanted(

@@ -141,13 +141,7 @@ class Study:
             yield row, pd.read_csv(file), there
 
     def _check(self, row: Row, about: dict[str, Any]) -> None:
-        """Raise before anything is trained: for a row that can't be built, or a folder of another study."""
-        import torch
-
-        from nimbus_sd.models.subtype_backbones import backbone_config, build_backbone
-
-        with torch.device("meta"):
-            build_backbone(backbone_config(row.options["backbone"]))
+        """Raise before anything is trained: for a marker that is not there, or a folder of another study."""
         for name, sdata in self.objects.items():
             lacking = [m for m in row.options.get("markers", ()) if m not in sdata[self.table].var_names]
             if lacking:

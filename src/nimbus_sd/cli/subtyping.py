@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,10 @@ import typer
 from nimbus_sd._core.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
+
+    from nimbus_sd.cli._subtyping_study import Row
 
 _BACKBONES = ["convnext-base", "hovernet", "phikon"]
 _SIDES = [32, 64, 96, 112, 128]
@@ -60,21 +64,23 @@ def subtyping(
     Networks are judged on the sampled cells of test patients as they come. With --study patches one
     network per patch side is trained for one marker.
     """
+    from nimbus_sd._sdata.gates import read_thresholds
     from nimbus_sd.cli._subtyping_study import Study, model_rows, patch_rows, summary
     from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 
+    if bool(stores) == bool(simulated):
+        msg = "give stores, or --simulated PATIENTS, and not both"
+        raise InputError(msg)
     if study not in STUDIES:
         msg = f"--study {study!r}; valid: {', '.join(STUDIES)}"
         raise InputError(msg)
     mpp = SubtypeTrainConfig.preset(config).mpp
-    objects = _objects(stores or [], simulated, side, seed)
-    _label(objects, table, layer, thresholds)
-    _sample(objects, table, layer, _numbers(split), n_cells, seed)
+    parts = _numbers(split)
+    gates = None if thresholds is None else read_thresholds(thresholds)
     common: dict[str, Any] = {
         **{"config": config, "epochs": epochs, "batch_size": batch_size, "seed": seed},
         **{"pretrained": pretrained, "patch_um": patch_um},
     }
-    runs = Study(objects, table, layer, image, out, common, device, progress)
     names = backbone or _BACKBONES
     studies = {
         "models": (model_rows(names), ["backbone", "weighted", "multitask"]),
@@ -83,9 +89,13 @@ def subtyping(
             ["backbone", "patch", "patch_um"],
         ),
     }
+    studies = {k: v for k, v in studies.items() if study in (k, "both")}
+    _check_rows([row for rows, _ in studies.values() for row in rows], common, out)
+    objects = _objects(stores or [], simulated, side, seed)
+    _label(objects, table, layer, gates)
+    _sample(objects, table, layer, parts, n_cells, seed)
+    runs = Study(objects, table, layer, image, out, common, device, progress)
     for name, (rows, columns) in studies.items():
-        if study not in (name, "both"):
-            continue
         frames = []
         for row, frame, there in runs.run(rows):
             frames.append(frame)
@@ -96,10 +106,26 @@ def subtyping(
         typer.echo(f"\n{out / name}.csv; with intervals, by network: {out}/*/test.csv")
 
 
+def _check_rows(rows: Sequence[Row], common: Mapping[str, Any], out: Path) -> None:
+    """Raise before there is any data: for networks that can't be built, or a folder of other runs."""
+    from nimbus_sd._sdata.subtype_settings import check_network, check_out, configured
+    from nimbus_sd.cli._subtyping_study import RESULT
+
+    seen: list[Any] = []
+    for row in rows:
+        options = {k: v for k, v in {**common, **row.options}.items() if k != "markers"}
+        given = options.pop("batch_size", None)
+        settings = configured(batch=given, **options)
+        if (out / row.name / RESULT).is_file():  # finished
+            continue
+        if check_out(out / row.name, settings, given_batch=given is not None):
+            continue
+        if (start := (settings.backbone, settings.pretrained)) not in seen:
+            check_network(settings)
+            seen.append(start)
+
+
 def _objects(stores: list[Path], simulated: int, side: int, seed: int) -> dict[str, SpatialData]:
-    if bool(stores) == bool(simulated):
-        msg = "give stores, or --simulated PATIENTS, and not both"
-        raise InputError(msg)
     if simulated:
         from nimbus_sd import datasets
 
@@ -109,7 +135,7 @@ def _objects(stores: list[Path], simulated: int, side: int, seed: int) -> dict[s
     return {path.name.removesuffix(".zarr"): open_store(path) for path in stores}
 
 
-def _label(objects: dict[str, SpatialData], table: str, layer: str, thresholds: Path | None) -> None:
+def _label(objects: dict[str, SpatialData], table: str, layer: str, thresholds: pd.DataFrame | None) -> None:
     """Gate and curate by a CSV, or by suggested thresholds where there are no labels."""
     from nimbus_sd import pp
 
@@ -141,8 +167,8 @@ def _sample(
         warnings.simplefilter("always")
         report = pp.sample_cells(tables, layer=layer, split=split, n_cells=n_cells, seed=seed)
     counts = report.groupby("split", observed=True)[["n_sampled"]].agg(["size", "sum"])
-    for part, (patients, cells) in counts.iterrows():
-        typer.echo(f"{part}: {patients} sections, {cells} cells")
+    for part, (n, cells) in counts.iterrows():
+        typer.echo(f"{part}: {n} section{'' if n == 1 else 's'}, {cells} cells")
     for each in caught:
         typer.echo(f"note: {each.message}", err=True)
     if "test" not in counts.index or not counts.loc["test"].iloc[-1]:
@@ -151,8 +177,12 @@ def _sample(
 
 
 def _numbers(split: str) -> list[float]:
+    from nimbus_sd.engine.subtyping.sampling import split_patients
+
     try:
-        return [float(v) for v in split.split(",")]
+        parts = [float(v) for v in split.split(",")]
     except ValueError:
         msg = f"--split {split!r}: three numbers, for instance 25,7,9"
         raise InputError(msg) from None
+    split_patients([], parts)  # checks them
+    return parts

@@ -196,7 +196,9 @@ def check_kind(found: Scan) -> None:
     if found.rgb:
         msg = (
             f"{found.path}: an RGB picture; valid: one intensity per channel and pixel. "
-            "Export the raw channels, not a rendered view."
+            "Of fluorescence export the raw channels, not a rendered view; an H&E becomes an image with "
+            "spatialdata.models.Image2DModel.parse(rgb, dims=('y', 'x', 'c'), ...), or, in a folder of "
+            "ORION, with nb.io.read_orion."
         )
         raise InputError(msg)
     for plane in found.planes:

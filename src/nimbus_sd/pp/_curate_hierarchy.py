@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._core.hierarchy import HIERARCHY
+from nimbus_sd._core.hierarchy import HIERARCHY, MARKERS, contracted
 from nimbus_sd._sdata.truth import truth_matrix
 from nimbus_sd.arrays.hierarchy import curate, families, rules
 
@@ -34,7 +34,8 @@ def curate_hierarchy(
     adata
         Table with labels, such as those of :func:`nimbus_sd.pp.gate`.
     tree
-        Each marker to the one that it implies; None takes CD45 > CD3e > {CD4, CD8a}.
+        Each marker to the one that it implies; None takes CD45 > CD3e > {CD4, CD8a}, over those of
+        them that the table has: without CD3e, CD4 implies CD45.
     layer
         Layer with the labels: 1, 0, NaN.
     key_added
@@ -55,8 +56,8 @@ def curate_hierarchy(
     Raises
     ------
     InputError
-        If the tree runs in a circle or names a marker that the table lacks, or the layer holds
-        anything but 1, 0, NaN. Nothing is written then.
+        If the tree runs in a circle or names a marker that the table lacks, the table has none
+        of the default's, or the layer holds anything but 1, 0, NaN. Nothing is written then.
     ElementNotFoundError
         If the layer does not exist.
 
@@ -77,8 +78,8 @@ def curate_hierarchy(
     >>> adata.layers["gated"].tolist()
     [[1.0, 1.0], [nan, nan]]
     """
-    tree = HIERARCHY if tree is None else tree
     before, markers = truth_matrix(adata, layer)
+    tree = _default(markers) if tree is None else tree
     found, broken = curate(before, markers, tree=tree)
     key = layer if key_added is None else key_added
     if key in ("X", "integrated_expression", "nimbus", "") or "/" in key:
@@ -99,6 +100,16 @@ def curate_hierarchy(
     adata.obs[flag] = gone
     adata.uns[f"{key}_hierarchy"] = record
     return report
+
+
+def _default(markers: list[str]) -> dict[str, str]:
+    if not set(MARKERS) & set(markers):
+        msg = (
+            f"the table has none of {', '.join(MARKERS)}; pass tree={{marker: the one it implies}}, of its "
+            f"markers {', '.join(markers[:12])}"
+        )
+        raise InputError(msg)
+    return contracted(HIERARCHY, markers)
 
 
 def _report(

@@ -101,7 +101,7 @@ def register_landmarks(
     if not (np.isfinite(nucleus_radius_um) and nucleus_radius_um > 0):
         msg = f"nucleus_radius_um={nucleus_radius_um!r} must be a positive number of µm"
         raise InputError(msg)
-    check_he(element_image(sdata, he))
+    check_he(element_image(sdata, he), argument="he")
     element_image(sdata, reference)
     if he == reference:
         msg = f"he and reference are both {he!r}; name two images"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata import labelled_sections as cells
+from nimbus_sd._sdata.labelled_markers import markers_of
 from nimbus_sd.engine.subtyping.sampling import PARTS, split_patients
 
 
@@ -43,7 +44,7 @@ def sample_cells(
     n_cells
         Cells per section.
     markers
-        Which of the table's; None takes CD45, CD3e, CD4 and CD8a, or those of them that there are.
+        Which of the table's; None takes CD45, CD3e, CD4 and CD8a, or those of them that have labels.
     patient
         Column of ``obs``. Where there is no ``"patient"``, every section is of a patient of its own.
     section
@@ -69,8 +70,8 @@ def sample_cells(
     ElementNotFoundError
         If a layer, column or marker does not exist.
     InputError
-        If labels are not 1, 0, NaN; a section is of several patients; the split is none; or there is
-        nothing to train on. Nothing is written then.
+        If labels are not 1, 0, NaN; a marker has none; a section is of several patients; the split is
+        none; or there is nothing to train on. Nothing is written then.
 
     References
     ----------
@@ -94,8 +95,7 @@ def sample_cells(
     300
     """
     tables = _tables(adata)
-    first = next(iter(tables.values()))
-    names = cells.markers_of(first, markers, where="the table")
+    names = markers_of(tables, markers, layer=layer)
     sections = [
         each
         for of, table in tables.items()
@@ -104,7 +104,7 @@ def sample_cells(
     parts = split_patients([s.patient for s in sections], split, seed=seed)
     drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=seed)
     report = cells.report_of(sections, drawn, parts, names)
-    cells.warn_of_missing(report)
+    cells.warn_of_missing(report, n_cells=n_cells)
     record = {
         "layer": layer,
         "n_cells": n_cells,

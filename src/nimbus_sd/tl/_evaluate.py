@@ -9,7 +9,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.cell_columns import cell_columns
 from nimbus_sd._sdata.truth import score_matrices, truth_matrix
 from nimbus_sd.arrays.evaluation import bootstrap, evaluate_scores
 from nimbus_sd.arrays.metrics import METRICS, RATES, confusion
@@ -24,7 +25,7 @@ def evaluate(
     *,
     truth_layer: str | None = None,
     by: str | Sequence[str] = ("marker",),
-    threshold: float | Mapping[str, Threshold] = 0.5,
+    threshold: float | Mapping[str, Threshold] | None = None,
     markers: str | Sequence[str] | None = None,
     n_bootstrap: int = 200,
     resample: str | None = None,
@@ -57,16 +58,22 @@ def evaluate(
         Layer of a `truth` that is a table, such as ``"gated"``; None takes its ``X``.
     by
         Any of ``"marker"`` and columns of ``obs`` (data set, tissue, cell type,
-        region), one row per combination; ``()`` pools everything.
+        region), one row per combination; ``()`` pools everything. Columns that `adata`
+        lacks are taken from a `truth` that is a table, cell by cell as the labels are.
     threshold
         Cells above it are called positive: a number, or per name in `scores` a number
-        or a mapping from marker to number.
+        or a mapping from marker to number. None takes for an ``X`` those of its table's
+        ``var["threshold"]``, which count as positive themselves, as
+        :func:`nimbus_sd.tl.predict_subtypes` wrote them; 0.5 where there are none, and
+        for layers and frames. Every cell with a score is called: those
+        that are NaN in ``layers["positive"]``, as they contradict the hierarchy, too. To
+        leave these out, name ``"positive"`` as the score; AUROC is that of calls then.
     markers
         Which; None takes all that both have.
     n_bootstrap
         Resamples for the limits; 0 gives none.
     resample
-        Column of ``obs``, for instance ``"region"`` or ``"patient"``, whose groups are
+        Column of ``obs`` as for `by`, for instance ``"region"`` or ``"patient"``, whose groups are
         drawn as wholes, with replacement and as many as there are; a group drawn twice
         counts twice, and metrics are those of all its cells together. None draws cells,
         which takes cells of one field as independent: limits get too narrow.
@@ -92,7 +99,7 @@ def evaluate(
     Raises
     ------
     ElementNotFoundError
-        If a layer, marker or column of ``obs`` does not exist.
+        If a layer or marker does not exist, or neither table has a column.
     InputError
         If labels belong to another segmentation or are not 1, 0, NaN, or a parameter
         is out of range.
@@ -121,11 +128,15 @@ def evaluate(
         raise InputError(msg)
     labels, names = truth_matrix(adata, truth, markers=markers, layer=truth_layer)
     values = score_matrices(adata, scores, names)
-    limits = {name: _thresholds(threshold, name, names) for name in values}
+    limits = (
+        _own_thresholds(adata, scores, names)
+        if threshold is None
+        else {name: _thresholds(threshold, name, names) for name in values}
+    )
     columns = [by] if isinstance(by, str) else list(by)
-    drawn = None if resample is None else pd.factorize(_column(adata, resample))[0]
+    drawn = None if resample is None else pd.factorize(cell_columns(adata, truth, [resample])[0][resample])[0]
     rows, lone = [], 0
-    for key, cells, which in _groups(adata, columns, names):
+    for key, cells, which in _groups(adata, truth, columns, names):
         y = labels[np.ix_(cells, which)].ravel()
         units = None if drawn is None else np.repeat(drawn[cells], len(which))
         for name, every in values.items():
@@ -156,6 +167,9 @@ def _metrics(
     level: float,
     seed: int,
 ) -> dict[str, float | str]:
+    if units is not None:  # cells that the labels' table lacks are of no group, not of one more
+        kept = (units >= 0) | ~np.isnan(y)
+        y, s, cut, units = y[kept], s[kept], cut[kept], units[kept]
     threshold = float(cut[0]) if cut.size else 0.5
     runs: list[tuple[np.ndarray, float, tuple[str, ...]]] = [(s, threshold, METRICS)]
     if (
@@ -203,7 +217,7 @@ def _all_columns(by: list[str], n_bootstrap: int) -> list[str]:
 
 
 def _groups(
-    adata: ad.AnnData, by: list[str], names: list[str]
+    adata: ad.AnnData, truth: str | pd.DataFrame | ad.AnnData, by: list[str], names: list[str]
 ) -> Iterator[tuple[tuple, np.ndarray, np.ndarray]]:
     """(values of `by`, rows, columns) of every group that has cells."""
     if len(set(by)) < len(by):
@@ -212,8 +226,8 @@ def _groups(
     columns = [c for c in by if c != "marker"]
     every = np.arange(len(names))
     if columns:
-        frame = pd.DataFrame({c: _column(adata, c) for c in columns})
-        lost = int(frame.isna().any(axis=1).sum())
+        frame, known = cell_columns(adata, truth, columns)
+        lost = int((frame.isna().any(axis=1) & known).sum())
         if lost:
             warnings.warn(
                 f"{lost} cells have no value in {', '.join(columns)} and were left out",
@@ -233,11 +247,26 @@ def _groups(
             yield tuple(values[c] for c in by), rows, every if marker is None else every[[marker]]
 
 
-def _column(adata: ad.AnnData, name: str) -> np.ndarray | pd.Series:
-    if name not in adata.obs:
-        msg = f"obs has no column {name!r}; valid: 'marker', {', '.join(map(repr, adata.obs))}"
-        raise ElementNotFoundError(msg)
-    return adata.obs[name].reset_index(drop=True)
+def _own_thresholds(
+    adata: ad.AnnData,
+    scores: str | Sequence[str] | Mapping[str, str | pd.DataFrame | ad.AnnData] | None,
+    markers: list[str],
+) -> dict[str, np.ndarray]:
+    """By score, one per marker: those that stand beside an X, just below which a cell is negative."""
+    if not isinstance(scores, Mapping):
+        scores = {
+            s: s for s in (["X"] if scores is None else [scores] if isinstance(scores, str) else scores)
+        }
+    out = {}
+    for name, source in scores.items():
+        table = adata if isinstance(source, str) and source == "X" else source
+        if not isinstance(table, ad.AnnData) or "threshold" not in table.var:
+            out[str(name)] = np.full(len(markers), 0.5)
+            continue
+        theirs = table.var["threshold"]
+        found = _thresholds({str(name): {m: theirs.get(m, 0.5) for m in markers}}, str(name), markers)
+        out[str(name)] = np.nextafter(found, -np.inf)
+    return out
 
 
 def _thresholds(threshold: float | Mapping[str, Threshold], name: str, markers: list[str]) -> np.ndarray:

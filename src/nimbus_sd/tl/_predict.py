@@ -17,6 +17,7 @@ from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.destination import destinations
 from nimbus_sd._sdata.identity import active_client, homes_of
 from nimbus_sd._sdata.maps import check_dtype
+from nimbus_sd._sdata.model_kinds import POSITIVITY, check_kind
 from nimbus_sd._sdata.run import Request, finished
 from nimbus_sd._sdata.samples import resolve_samples
 from nimbus_sd.engine.normalization import Normalization
@@ -210,6 +211,7 @@ def predict(
         memory=None if memory is None else parse_bytes(memory),
         compiled=compiled,
     )
+    check_kind(model, POSITIVITY)
     if score_std and into is not None:
         msg = "score_std=True writes a layer of a new table; leave it out with into=, or leave into= out"
         raise InputError(msg)

@@ -13,10 +13,11 @@ from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.destination import destinations
 from nimbus_sd._sdata.he import he_centers
 from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd._sdata.model_kinds import SUBTYPER, check_kind
 from nimbus_sd._sdata.patch_run import check_stored, warn_of_empty
 from nimbus_sd._sdata.samples import parts_of
 from nimbus_sd._sdata.subtype_run import SubtypeRequest, predicted
-from nimbus_sd._sdata.subtype_table import decision_for, subtype_table
+from nimbus_sd._sdata.subtype_table import decision_for, subtype_table, warn_of_contradictions
 from nimbus_sd.engine.embedding.patches import check_size
 from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.engine.subtyping.run import SubtypeRunner
@@ -134,10 +135,10 @@ def predict_subtypes(
     Raises
     ------
     InputError
-        If an image is no H&E, its pixel size is not known, elements can't be paired, a patch is
-        larger than the image, a centre lies outside it, there is no cell, a threshold or the
-        hierarchy does not fit the model, the table exists, centres are not in the store that
-        ``write=True`` writes to, or another run works on the store. Nothing is written then.
+        If an image is no H&E, its pixel size is not known or can't be that of one, elements can't be
+        paired, a patch is larger than the image, a centre lies outside it, there is no cell, a
+        threshold or the hierarchy does not fit the model, the table exists, centres are not in the
+        store that ``write=True`` writes to, or another run works on the store. Nothing is written then.
     ElementNotFoundError
         If an element does not exist.
     WeightsError
@@ -146,6 +147,12 @@ def predict_subtypes(
         If a chunk of an image can't be read; finished blocks are kept.
     ClusterError
         If the cluster has no workers, or they die of a block; finished blocks are kept.
+
+    Warns
+    -----
+    NimbusWarning
+        If more than half of the cells contradict the hierarchy, or `mpp` is not what the H&E's scale
+        says.
 
     References
     ----------
@@ -180,6 +187,7 @@ def predict_subtypes(
     targets = destinations(objects, write)
     for target in targets.values():
         target.check(table, None, overwrite=overwrite)
+    check_kind(model, SUBTYPER)
     loaded = load_subtyper(model)
     decision = decision_for(loaded.card, hierarchy=hierarchy, thresholds=thresholds)
     found = he_centers(objects, image=image, centers=centers, coordinate_system=coordinate_system, mpp=mpp)
@@ -199,3 +207,4 @@ def predict_subtypes(
         }
         for name, each in made.items():
             keep(targets[name], table, None, each, {}, {})
+    warn_of_contradictions(made.values(), decision.tree)

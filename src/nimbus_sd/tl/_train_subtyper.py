@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata import subtype_training as training
-from nimbus_sd._sdata.subtype_cells import CellRequest
+from nimbus_sd._sdata.cell_request import CellRequest
 from nimbus_sd._sdata.subtype_patches import PatchPlan
+from nimbus_sd._sdata.subtype_settings import configured
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.models.subtyper import SubtypeModel
 
@@ -71,8 +70,9 @@ def train_subtyper(
         Object with H&E images, cells' centres and a table of labels that annotates them; or
         several, as a list or by name.
     image
-        Name of the H&E (three channels of uint8), or ``{element that the table annotates: H&E}``;
-        None takes for each the one H&E that overlaps it.
+        Name of the H&E (three channels of uint8), which takes the cells that the table annotates
+        on it, or ``{element that the table annotates: H&E}``; None takes for each the one H&E that
+        overlaps it.
     table
         Name of the table, the table itself, or ``{object: table}``; None takes the one that has the
         layer.
@@ -92,7 +92,7 @@ def train_subtyper(
         Whether positive cells weigh by their marker's ratio of negative to positive training cells
         (the default).
     markers
-        Which; None takes CD45, CD3e, CD4 and CD8a, or those of them that the table has.
+        Which; None takes CD45, CD3e, CD4 and CD8a, or those of them that have labels.
     seed
         Of the split, the draw of cells, first weights, order and augmentation.
     config
@@ -176,10 +176,11 @@ def train_subtyper(
     >>> model.markers
     ('CD45',)
     """
-    settings = _configured(
+    settings = configured(
         config,
+        patch_um=patch_um,
         backbone=backbone,
-        pretrained=str(pretrained) if isinstance(pretrained, Path) else pretrained,
+        pretrained=pretrained,
         multitask=multitask,
         weighted=weighted,
         seed=seed,
@@ -190,8 +191,6 @@ def train_subtyper(
         weight_decay=weight_decay,
         patience=patience,
     )
-    if patch_um is not None:
-        settings = replace(settings, patch=_patch(patch_um, settings.mpp))
     request = CellRequest(
         image=image,
         table=table,
@@ -220,23 +219,6 @@ def train_subtyper(
         stop_at=stop_at,
     )
     return training.train_subtyper(sdata, request, how)
-
-
-def _configured(config: str | SubtypeTrainConfig, **given: Any) -> SubtypeTrainConfig:
-    """The configuration with what the call changes."""
-    if not isinstance(config, str | SubtypeTrainConfig):
-        msg = f"config={config!r}: pass a preset's name or a SubtypeTrainConfig"
-        raise InputError(msg)
-    settings = SubtypeTrainConfig.preset(config) if isinstance(config, str) else config
-    return replace(settings, **{k: v for k, v in given.items() if v is not None})
-
-
-def _patch(patch_um: float, mpp: float) -> int:
-    """Side in px at the model's pixel size."""
-    if isinstance(patch_um, bool) or not isinstance(patch_um, int | float) or not patch_um > 0:
-        msg = f"patch_um={patch_um!r} must be a positive number of µm, for instance 36.4"
-        raise InputError(msg)
-    return round(patch_um / mpp)
 
 
 def _command(settings: SubtypeTrainConfig, config: str | SubtypeTrainConfig) -> str:

@@ -166,9 +166,9 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     other = replace(TINY, temperature=0.5)
     with pytest.raises(InputError, match=r"another configuration \(temperature differ\); give another out"):
         fit_embedding(data(config=other), other, out=tmp_path, **QUIET)
-    with pytest.raises(InputError, match=r"another data \(cells differ\)"):
+    with pytest.raises(InputError, match=r"other data \(cells differ\)"):
         fit_embedding(data(64), TINY, out=tmp_path, **QUIET)
-    with pytest.raises(InputError, match=r"another data \(fingerprint differ\)"):
+    with pytest.raises(InputError, match=r"other data \(fingerprint differ\)"):
         fit_embedding(data(fingerprint="x"), TINY, out=tmp_path, **QUIET)
     assert (tmp_path / "last.pt").read_bytes() == bytes_before
 

@@ -163,7 +163,7 @@ def test_another_configuration_or_other_data_is_refused(sources, config, tmp_pat
     fit(*sources, config, out=tmp_path, stop_at=1, **CPU)
     with pytest.raises(InputError, match=r"another configuration .*learning_rate differ.*another out folder"):
         fit(*sources, replace(config, learning_rate=1.0), out=tmp_path, **CPU)
-    with pytest.raises(InputError, match=r"another data .validation differ"):
+    with pytest.raises(InputError, match=r"other data .validation differ"):
         fit(sources[0], None, config, out=tmp_path, **CPU)
 
 

@@ -137,16 +137,38 @@ def read_checkpoint(path: Path, config: Mapping[str, Any], data: Mapping[str, An
         If it was made with another configuration or other data.
     """
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    for what, key, mine in (("configuration", "config", config), ("data", "data", data)):
-        old, now = saved.get(key, {}), dict(mine)
-        if old != now:
-            changed = ", ".join(sorted(k for k in {*old, *now} if old.get(k) != now.get(k)))
-            msg = (
-                f"{path} comes from another {what} ({changed} differ); give another out folder, or "
-                "delete this one to start anew"
-            )
-            raise InputError(msg)
+    for key, now in (("config", config), ("data", data)):
+        _compare(path, key, saved.get(key, {}), now)
     return saved
+
+
+def check_checkpoint(
+    path: Path, *, config: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None
+) -> None:
+    """Compare what is known so far with what a checkpoint was made with; its weights are not read.
+
+    Raises
+    ------
+    InputError
+        If any of these differs.
+    """
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    for key, now in (("config", config or {}), ("data", data or {})):
+        _compare(path, key, {k: v for k, v in saved.get(key, {}).items() if k in now}, now)
+
+
+_OTHER = {"config": "another configuration", "data": "other data"}
+
+
+def _compare(path: Path, key: str, old: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if old == dict(now):
+        return
+    changed = ", ".join(sorted(k for k in {*old, *now} if old.get(k) != now.get(k)))
+    msg = (
+        f"{path} comes from {_OTHER[key]} ({changed} differ); give another out folder, or delete this one "
+        "to start anew"
+    )
+    raise InputError(msg)
 
 
 def save_atomic(content: Mapping[str, Any], path: Path) -> None:
