@@ -125,7 +125,7 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
     cuts = np.array([*np.median(x[:, [0, 1]], axis=0).tolist(), 0.5, float(np.median(x[:, 3]))])
     limits = {"CD45": cuts[0], "CD3e": cuts[1], "CD8a": cuts[3]}
     raw = predict(section, hierarchy=False, thresholds=limits, overwrite=True)
-    np.testing.assert_array_equal(raw.layers["positive"], x >= cuts)
+    np.testing.assert_array_equal(raw.layers["positive"], x > cuts)
     assert raw.var["threshold"].tolist() == cuts.tolist()
     assert raw.uns["nimbus_subtypes"]["n_inconsistent"] == 0
     with pytest.warns(NimbusWarning) as caught:
@@ -139,7 +139,7 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
         ("CD8a", "CD3e"),
         ("CD8a", "CD45"),
     ]:
-        positive = dict(zip(table.var_names, (x >= cuts).T, strict=True))
+        positive = dict(zip(table.var_names, (x > cuts).T, strict=True))
         broken = positive[child] & ~positive[above]
         by_rule[f"{child} without {above}"] = int(broken.sum())
         bad |= broken
@@ -150,7 +150,7 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
     assert f"({worst} {by_rule[worst]}, " in told
     assert "learnt too little" in told
     assert np.isnan(table.layers["positive"][bad]).all()
-    np.testing.assert_array_equal(table.layers["positive"][~bad], (x >= cuts)[~bad])
+    np.testing.assert_array_equal(table.layers["positive"][~bad], (x > cuts)[~bad])
     record = table.uns["nimbus_subtypes"]
     assert record["n_inconsistent"] == bad.sum()
     assert dict(zip(record["rules"].tolist(), record["n_removed"].tolist(), strict=True)) == by_rule
@@ -160,18 +160,18 @@ def test_cells_that_contradict_the_hierarchy_are_undefined(section, predict):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NimbusWarning)
         small = predict(section, thresholds=limits, hierarchy={"CD4": "CD45"}, overwrite=True)
-    broken = (x[:, 2] >= 0.5) & (x[:, 0] < cuts[0])
+    broken = (x[:, 2] > 0.5) & (x[:, 0] <= cuts[0])
     np.testing.assert_array_equal(
         np.isnan(small.layers["positive"]), broken[:, None] & [True, False, True, False]
     )
 
 
-def test_a_threshold_counts_as_positive(section, predict):
+def test_a_threshold_itself_is_not_positive(section, predict):
     x = predict(section).X
     edge = float(x[0, 0])
     table = predict(section, thresholds=edge, hierarchy=False, overwrite=True)
-    np.testing.assert_array_equal(table.layers["positive"], x >= edge)
-    assert table.layers["positive"][0, 0] == 1
+    np.testing.assert_array_equal(table.layers["positive"], x > edge)
+    assert table.layers["positive"][0, 0] == 0
 
 
 @pytest.mark.filterwarnings("ignore:The index of the dataframe is not monotonic")

@@ -62,16 +62,30 @@ def cell_sections(adata: ad.AnnData, section: str | None) -> tuple[np.ndarray, s
         section = next((c for c in (SECTION, region) if c in adata.obs), None)
         if section is None:
             return np.full(adata.n_obs, ""), ""
-    if section not in adata.obs:
-        msg = (
-            f"obs has no column {section!r}; valid for section=: {', '.join(map(repr, adata.obs)) or 'none'}"
-        )
+    return names_in(adata, section, argument="section").astype(str), section
+
+
+def names_in(adata: ad.AnnData, column: str, *, argument: str) -> np.ndarray:
+    """A column of ``obs`` that an argument names, as strings, object ``(n_obs,)``.
+
+    Raises
+    ------
+    ElementNotFoundError
+        If there is no such column.
+    InputError
+        If cells have no value in it.
+    """
+    if column not in adata.obs:
+        valid = ", ".join(map(repr, adata.obs)) or "none"
+        msg = f"the table has no obs[{column!r}]; valid for {argument}=: {valid}"
         raise ElementNotFoundError(msg)
-    column = adata.obs[section]
-    if column.isna().any():
-        msg = f"{int(column.isna().sum())} cells have no {section!r}; fill the column, or leave them out"
+    values = adata.obs[column]
+    if values.isna().any():
+        n = int(values.isna().sum())
+        msg = f"obs[{column!r}] is missing for {n} of {len(values)} cells; fill it first"
         raise InputError(msg)
-    return column.astype(str).to_numpy().astype(str), section
+    codes, found = pd.factorize(values)  # far fewer than cells
+    return np.array([str(v) for v in found], object)[codes]
 
 
 def read_thresholds(thresholds: Thresholds) -> pd.DataFrame:

@@ -53,6 +53,7 @@ def he_centers(
     centers: str | Sequence[str] | Mapping[str, str] | None,
     coordinate_system: str | None = None,
     mpp: float | None = None,
+    strict: bool = True,
 ) -> CenterSet:
     """Pair cell centres with H&E images, as :func:`~nimbus_sd._sdata.centers.resolve_centers`.
 
@@ -75,7 +76,13 @@ def he_centers(
     if image is None and not isinstance(centers, Mapping):
         objects = {name: _only_he(each) for name, each in objects.items()}
     found = resolve_centers(
-        objects, image=image, centers=centers, channels=None, coordinate_system=coordinate_system, mpp=mpp
+        objects,
+        image=image,
+        centers=centers,
+        channels=None,
+        coordinate_system=coordinate_system,
+        mpp=mpp,
+        strict=strict,
     )
     for sample in found.samples:
         check_he(sample.image, argument="centers" if isinstance(centers, Mapping) else "image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,9 @@ from dataclasses import dataclass
 import anndata as ad
 import numpy as np
 import pandas as pd
-from spatialdata.models import TableModel
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
-from nimbus_sd._sdata.table import link_keys
+from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._sdata.gates import cell_sections, names_in
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.engine.subtyping.sampling import (
     CellSample,
@@ -23,8 +23,10 @@ from nimbus_sd.engine.subtyping.sampling import (
 )
 
 PATIENT, SECTION, REGISTERED, SPLIT, SAMPLED = "patient", "section", "registered", "split", "sampled"
+DRAWN = "sample_cells"  # in uns: what cells were drawn for
 _TEST = "test"
 _DRAW = 23
+_WHOLE = re.compile(r"^([+-]?\d+)\.0*$")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,37 @@ class TableSection:
         return f"{self.of}/{self.name}" if self.of else self.name
 
 
+def sections_in(
+    tables: Mapping[str, ad.AnnData],
+    markers: Sequence[str],
+    *,
+    layer: str,
+    patient: str = PATIENT,
+    section: str | None = None,
+) -> list[TableSection]:
+    """Divide the cells of all tables by section; see :func:`sections_of`.
+
+    Raises
+    ------
+    InputError
+        As there; or if some tables say whose their cells are, and others do not.
+    """
+    having = [of for of, table in tables.items() if patient in table.obs]
+    lacking = [of for of in tables if of not in having]
+    if having and lacking:
+        msg = (
+            f"obs[{patient!r}] is in the tables of {having[:5]} and not of {lacking[:5]}: whose are those "
+            "cells? Add the column to all tables, or remove it from all (each section is of a patient of its "
+            "own then)"
+        )
+        raise InputError(msg)
+    return [
+        each
+        for of, table in tables.items()
+        for each in sections_of(table, markers, layer=layer, patient=patient, section=section, of=of)
+    ]
+
+
 def sections_of(
     table: ad.AnnData,
     markers: Sequence[str],
@@ -80,7 +113,8 @@ def sections_of(
     layer
         Its name.
     patient
-        Column of ``obs``; without a ``"patient"``, every section is of a patient of its own.
+        Column of ``obs``, in which 1, 1.0 and "1" are the same; without a ``"patient"``, every section
+        is of a patient of its own.
     section
         Column of ``obs``; None takes ``"section"``, else the element that the rows annotate,
         else all rows are of one section.
@@ -97,8 +131,10 @@ def sections_of(
     check_adata(table, what=of or "the table")
     labels = check_labels(matrix(table, layer)[:, table.var_names.get_indexer(list(markers))])
     usable = _registered(table)
-    names = _sections(table, section)
-    owners = _column(table, patient) if patient in table.obs or patient != PATIENT else None
+    names, column = cell_sections(table, section)
+    if not column:
+        names = np.full(table.n_obs, SECTION)
+    owners = _patients(table, patient) if patient in table.obs or patient != PATIENT else None
     found = []
     for name in sorted(set(names)):
         rows = np.flatnonzero(names == name)
@@ -124,26 +160,10 @@ def _registered(table: ad.AnnData) -> np.ndarray:
     return values.to_numpy()
 
 
-def _sections(table: ad.AnnData, section: str | None) -> np.ndarray:
-    if section is not None:
-        return _column(table, section)
-    if SECTION in table.obs:
-        return _column(table, SECTION)
-    if TableModel.ATTRS_KEY in table.uns:
-        return _column(table, link_keys(table)[0])
-    return np.full(table.n_obs, SECTION, dtype=object)
-
-
-def _column(table: ad.AnnData, name: str) -> np.ndarray:
-    """A column of obs as strings."""
-    if name not in table.obs:
-        msg = f"the table has no obs[{name!r}]; columns: {list(table.obs)[:12]}"
-        raise ElementNotFoundError(msg)
-    values = table.obs[name]
-    if values.isna().any():
-        msg = f"obs[{name!r}] is missing for {int(values.isna().sum())} of {len(values)} cells; fill it first"
-        raise InputError(msg)
-    return values.astype(str).to_numpy(dtype=object)
+def _patients(table: ad.AnnData, column: str) -> np.ndarray:
+    """Whose cells are; whole numbers are the same whatever the dtype, or a file, makes of them."""
+    codes, found = pd.factorize(names_in(table, column, argument="patient"))
+    return np.array([_WHOLE.sub(r"\1", name) for name in found], object)[codes]
 
 
 def draw_sections(
@@ -241,6 +261,22 @@ def warn_of_missing(report: pd.DataFrame, *, n_cells: int, stacklevel: int = 3) 
         f"{len(short)} of {len(report)} sections {'has' if len(short) == 1 else 'have'} too few cells for "
         f"n_cells={n_cells}: all that fit are taken, with no more negative than positive cells{each}."
         f"{left_out} {shown}{more}",
+        NimbusWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def warn_of_crowded(drawn: Sequence[CellSample], markers: Sequence[str], *, stacklevel: int = 3) -> None:
+    """Say once which of many markers got less than a quarter, with cells enough, for want of room."""
+    concerned = [d for d in drawn if d.crowded.any()]
+    if not concerned:
+        return
+    share = np.sum([d.per_marker for d in concerned], axis=0) / sum(d.positive for d in concerned)
+    less = np.sum([d.crowded for d in concerned], axis=0) > 0
+    told = ", ".join(f"{m} ({s:.0%})" for m, s, few in zip(markers, share, less, strict=True) if few)
+    warnings.warn(
+        f"{len(markers)} markers leave no room for a quarter of the positive cells for each: {told}. Name "
+        "fewer with markers= if that is too little",
         NimbusWarning,
         stacklevel=stacklevel,
     )

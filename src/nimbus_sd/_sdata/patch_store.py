@@ -58,9 +58,15 @@ class StoreSettings:
 
     @classmethod
     def of(
-        cls, samples: Sequence[PatchSample], markers: Sequence[str], size: int, dtype: np.dtype
+        cls,
+        samples: Sequence[PatchSample],
+        markers: Sequence[str],
+        size: int,
+        dtype: np.dtype,
+        *,
+        argument: str = "cache",
     ) -> StoreSettings:
-        """Describe the patches of some samples.
+        """Describe the patches of some samples; `argument` is what messages call the store's path.
 
         Raises
         ------
@@ -72,8 +78,8 @@ class StoreSettings:
             image = sample.image
             if image.fingerprint is None:
                 msg = (
-                    f"cache=: image {image.name!r} lies in memory, so that a later call could not tell "
-                    "whether its pixels changed; write the object and read it back, or leave cache= out"
+                    f"{argument}=: image {image.name!r} lies in memory, so that a later call could not tell "
+                    f"whether its pixels changed; write the object and read it back, or leave {argument}= out"
                 )
                 raise InputError(msg)
             images.update(json.dumps([image.name, image.fingerprint, list(image.channels)]).encode())
@@ -138,8 +144,11 @@ def cached_patches(
     dtype: np.dtype,
     n_threads: int,
     progress: bool,
+    argument: str = "cache",
 ) -> StoredPatches:
     """Open the store at `path`, and write it before if there is none.
+
+    Messages call the path by the `argument` that the user gave it with.
 
     Raises
     ------
@@ -148,7 +157,7 @@ def cached_patches(
         which a part is missing. It is left as it is then.
     """
     path = Path(path)
-    settings = StoreSettings.of(samples, markers, size, dtype)
+    settings = StoreSettings.of(samples, markers, size, dtype, argument=argument)
     source = ImagePatches(samples, markers, size)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         _check(path, settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -14,19 +15,16 @@ from spatialdata import SpatialData
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata import labelled_sections as cells
 from nimbus_sd._sdata.cell_request import CellRequest, labels_table
-from nimbus_sd._sdata.he import he_centers
 from nimbus_sd._sdata.labelled_markers import markers_of
-from nimbus_sd._sdata.table import link_keys
+from nimbus_sd._sdata.placed_cells import Lost, Placed, check_lost, check_once, place_cells
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 from nimbus_sd.engine.subtyping.apart import split_by_place
 from nimbus_sd.engine.subtyping.inputs import native_size
 from nimbus_sd.engine.subtyping.sampling import PARTS, check_leaks, split_patients
 
-_Placed = tuple[PatchSample, np.ndarray]
-
 TRAIN, VALIDATION = PARTS[:2]
-_DEFAULT = (25, 7, 9)
-_CELLS = 20_000
+DEFAULT_SPLIT = (25, 7, 9)
+N_CELLS = 20_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,10 @@ class CellSplit:
         See :func:`nimbus_sd.pp.sample_cells`; None where the cells had been chosen before.
     by_place
         Whether validation is another place of the same sections.
+    split_before
+        Whether the table says who is trained on.
+    drawn
+        What :func:`nimbus_sd.pp.sample_cells` recorded in the first table; empty where it did not.
     """
 
     markers: tuple[str, ...]
@@ -69,6 +71,8 @@ class CellSplit:
     patients: Mapping[str, Sequence[str]]
     report: pd.DataFrame | None
     by_place: bool
+    split_before: bool = False
+    drawn: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cells_for(
@@ -94,20 +98,21 @@ def cells_for(
     """
     tables = {of: labels_table(sdata, of, request) for of, sdata in objects.items()}
     markers = markers_of(tables, request.markers, layer=request.layer)
-    sections = [
-        section
-        for of, table in tables.items()
-        for section in cells.sections_of(
-            table, markers, layer=request.layer, patient=request.patient, section=request.section, of=of
-        )
-    ]
+    for of, table in tables.items():
+        check_once(table, of=of)
+    sections = cells.sections_in(
+        tables, markers, layer=request.layer, patient=request.patient, section=request.section
+    )
     parts = _parts(tables, sections, request)
     rows, report = _choose(tables, sections, parts, markers, request)
-    by_part: dict[str, list[_Placed]] = {TRAIN: [], VALIDATION: []}
+    by_part: dict[str, list[Placed]] = {TRAIN: [], VALIDATION: []}
+    lost: list[Lost] = []
     for section, mine in zip(sections, rows, strict=True):
         if len(mine) and parts[section.patient] in by_part:
-            found = _place(objects[section.of], tables[section.of], section, mine, request)
-            by_part[parts[section.patient]] += found
+            placed, gone = place_cells(objects[section.of], tables[section.of], section, mine, request)
+            by_part[parts[section.patient]] += placed
+            lost += gone
+    check_lost(lost, n_placed=sum(map(len, by_part.values())), stacklevel=5)
     by_place = not by_part[VALIDATION] and len({s.patient for s in sections}) == 1
     if by_place:
         by_part = _apart(by_part[TRAIN], patch, mpp)
@@ -126,7 +131,16 @@ def cells_for(
         part: PlacedCells(tuple(s for s, _ in placed), np.concatenate([t for _, t in placed]))
         for part, placed in by_part.items()
     }
-    return CellSplit(tuple(markers), both[TRAIN], both[VALIDATION], patients, report, by_place)
+    return CellSplit(
+        tuple(markers),
+        both[TRAIN],
+        both[VALIDATION],
+        patients,
+        report,
+        by_place,
+        split_before=request.split is None and any(cells.SPLIT in t.obs for t in tables.values()),
+        drawn=dict(next(iter(tables.values())).uns.get(cells.DRAWN, {})),
+    )
 
 
 def _parts(
@@ -136,7 +150,7 @@ def _parts(
     owners = [s.patient for s in sections]
     having = [of for of, t in tables.items() if cells.SPLIT in t.obs]
     if request.split is not None or not having:
-        return split_patients(owners, request.split or _DEFAULT, seed=request.seed)
+        return split_patients(owners, request.split or DEFAULT_SPLIT, seed=request.seed)
     if len(having) < len(tables):
         lacking = sorted(set(tables) - set(having))
         msg = (
@@ -169,70 +183,43 @@ def _choose(
     """Positions among each section's cells that are used: chosen before, or drawn now."""
     before = all({cells.SAMPLED, cells.SPLIT} <= set(t.obs) for t in tables.values())
     if before and request.split is None and request.n_cells is None:
+        _warn_of_other_labels(tables, markers, request)
         rows = []
         for section in sections:
             sampled = tables[section.of].obs[cells.SAMPLED].to_numpy(dtype=bool)[section.rows]
             known = ~np.isnan(section.labels).all(axis=1)
             rows.append(np.flatnonzero(sampled & section.usable & known))
         return rows, None
-    n_cells = _CELLS if request.n_cells is None else request.n_cells
+    n_cells = N_CELLS if request.n_cells is None else request.n_cells
     drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=request.seed)
     report = cells.report_of(sections, drawn, parts, markers)
     cells.warn_of_missing(report, n_cells=n_cells, stacklevel=6)
+    cells.warn_of_crowded(drawn, markers, stacklevel=6)
     return [d.rows for d in drawn], report
 
 
-def _place(
-    sdata: SpatialData,
-    table: ad.AnnData,
-    section: cells.TableSection,
-    mine: np.ndarray,
-    request: CellRequest,
-) -> list[_Placed]:
-    """Centres on the H&E of a section's chosen cells, by region and instance id."""
-    region_key, instance_key = link_keys(table)
-    rows = section.rows[mine]
-    region = table.obs[region_key].astype(str).to_numpy()[rows]
-    instance = table.obs[instance_key].to_numpy()[rows]
-    found = []
-    for name in sorted(set(region)):
-        image = request.image
-        if isinstance(image, Mapping):
-            if name not in image:
-                msg = f"image= names no H&E for {name!r}; it has {sorted(image)[:8]}"
-                raise InputError(msg)
-            image = {name: image[name]}
-        centers = he_centers(
-            {section.of: sdata},
-            image=image,
-            centers=None if isinstance(image, Mapping) else [name],
-            coordinate_system=request.coordinate_system,
-            mpp=request.mpp,
-        ).samples[0]
-        here = region == name
-        at = pd.Index(centers.ids).get_indexer(instance[here])
-        _warn_of_lost(centers.patches.region, int((at < 0).sum()), len(at))
-        order = np.argsort(at[at >= 0], kind="stable")
-        at = at[at >= 0][order]
-        sample = replace(centers.patches, ids=centers.ids[at], centers=centers.centers[at])
-        if len(sample):
-            found.append(
-                (sample, section.labels[mine][here][pd.Index(instance[here]).get_indexer(sample.ids)])
-            )
-    return found
-
-
-def _warn_of_lost(region: str, lost: int, n: int) -> None:
-    if lost:
+def _warn_of_other_labels(
+    tables: Mapping[str, ad.AnnData], markers: Sequence[str], request: CellRequest
+) -> None:
+    """Cells that were chosen before need not be balanced for these labels."""
+    for of, table in tables.items():
+        record = table.uns.get(cells.DRAWN, {})
+        theirs = [str(m) for m in np.atleast_1d(record.get("markers", markers))]
+        layer = record.get("layer", request.layer)
+        if layer == request.layer and set(markers) <= set(theirs):
+            continue
+        where = f" of {of!r}" if of else ""
         warnings.warn(
-            f"{lost} of {n} labelled cells are not in {region!r} and are left out; is the table of another "
-            "segmentation?",
+            f"obs[{cells.SAMPLED!r}]{where} was drawn for layer {layer!r} and {', '.join(theirs)}, not for "
+            f"layer {request.layer!r} and {', '.join(markers)}, whose classes it need not balance; call "
+            "nb.pp.sample_cells again, or pass n_cells= to draw now",
             NimbusWarning,
-            stacklevel=7,
+            stacklevel=6,
         )
+        return
 
 
-def _apart(placed: Sequence[_Placed], patch: int, mpp: float) -> dict[str, list[_Placed]]:
+def _apart(placed: Sequence[Placed], patch: int, mpp: float) -> dict[str, list[Placed]]:
     """Divide every section of the only patient by place."""
     warnings.warn(
         "all cells are of one patient: validation is another place of the same section, a patch apart, and "
@@ -240,7 +227,7 @@ def _apart(placed: Sequence[_Placed], patch: int, mpp: float) -> dict[str, list[
         NimbusWarning,
         stacklevel=6,
     )
-    out: dict[str, list[_Placed]] = {TRAIN: [], VALIDATION: []}
+    out: dict[str, list[Placed]] = {TRAIN: [], VALIDATION: []}
     for sample, targets in placed:
         size = native_size(patch, mpp, sample.mpp or mpp)
         for part, rows in zip(out, split_by_place(sample.centers, targets, size=size), strict=True):

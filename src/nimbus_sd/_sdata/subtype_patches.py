@@ -153,4 +153,5 @@ def _source(cells: PlacedCells, sides: _Sides, plan: PatchPlan, name: str) -> Pa
         dtype=np.dtype(np.uint8),
         n_threads=plan.n_threads,
         progress=plan.progress,
+        argument="store",
     )

@@ -16,7 +16,7 @@ from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.engine.training.state import check_checkpoint
 from nimbus_sd.models.subtype_backbones import backbone_config
 from nimbus_sd.models.subtype_weights import load_pretrained
-from nimbus_sd.models.subtyper import CARD_FILE, SubtypeConfig, SubtypeNet
+from nimbus_sd.models.subtyper import CARD_FILE, SubtypeConfig, SubtypeNet, check_patch
 
 
 def configured(
@@ -52,7 +52,7 @@ def check_network(config: SubtypeTrainConfig) -> None:
     Raises
     ------
     InputError
-        If the backbone can't be built.
+        If the backbone can't be built, or patches are too small for it.
     MissingExtraError
         If it needs transformers, which is not installed.
     WeightsError, OfflineError
@@ -60,7 +60,7 @@ def check_network(config: SubtypeTrainConfig) -> None:
     """
     settings = SubtypeConfig(backbone=backbone_config(config.backbone), hidden=config.hidden)
     with torch.device("meta"):
-        SubtypeNet(settings)
+        check_patch(SubtypeNet(settings), config.patch)
     if config.pretrained is True or isinstance(config.pretrained, str):
         with torch.random.fork_rng(devices=[]):
             load_pretrained(SubtypeNet(settings), config.backbone, config.pretrained)

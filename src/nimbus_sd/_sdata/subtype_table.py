@@ -34,7 +34,7 @@ class Decision:
     Attributes
     ----------
     thresholds
-        Per marker: a cell is positive from this probability on, ``(m,)``.
+        Per marker: a cell is positive above this probability, ``(m,)``.
     tree
         Child to parent; empty for no hierarchy.
     """
@@ -44,7 +44,7 @@ class Decision:
 
     def labels(self, probability: np.ndarray, markers: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         """1, 0, or NaN where a cell contradicts the tree, float32 ``(n, m)``; and which rules it breaks."""
-        positive = (probability >= self.thresholds).astype(np.float32)
+        positive = (probability > self.thresholds).astype(np.float32)
         return curate(positive, markers, tree=self.tree)
 
 

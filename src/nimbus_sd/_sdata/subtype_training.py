@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,21 +12,25 @@ import numpy as np
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
-from nimbus_sd._core.hierarchy import HIERARCHY, contracted
 from nimbus_sd._sdata.cell_request import CellRequest
 from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.embedding_training import RUN, TRAINERS, check_cache
 from nimbus_sd._sdata.he import HE_CHANNELS
+from nimbus_sd._sdata.patch_run import digest
+from nimbus_sd._sdata.subtype_card import card_of, labels_of
 from nimbus_sd._sdata.subtype_cells import CellSplit, cells_for
-from nimbus_sd._sdata.subtype_patches import PatchPlan, patches_for
+from nimbus_sd._sdata.subtype_patches import PatchPlan, common_size, patches_for
 from nimbus_sd._sdata.subtype_settings import check_data, check_network, check_out
+from nimbus_sd.engine.device import resolve_device, resolve_precision
+from nimbus_sd.engine.embedding.dataset import StreamSettings
 from nimbus_sd.engine.embedding.supply import fingerprint
 from nimbus_sd.engine.embedding.train_loop import check_stop
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.engine.subtyping.train_data import SubtypeData
-from nimbus_sd.engine.subtyping.train_loop import SubtypeResult, fit_subtyper
-from nimbus_sd.engine.subtyping.validate import KINDS, Validation
-from nimbus_sd.models.subtyper import SubtypeCard, SubtypeModel, architecture_of, save_subtyper
+from nimbus_sd.engine.subtyping.train_data import check_classes as data_classes
+from nimbus_sd.engine.subtyping.train_loop import fit_subtyper
+from nimbus_sd.engine.subtyping.validate import Validation
+from nimbus_sd.models.subtyper import SubtypeModel, save_subtyper
 
 FEWEST = 10  # cells of each class to train on
 
@@ -63,10 +66,11 @@ def train_subtyper(
     """Choose cells, cut patches, train, save; see :func:`nimbus_sd.tl.train_subtyper`."""
     check_training(training)
     config, out = training.config, training.out
-    found = cells_for(as_cohort(sdata), request, patch=config.patch, mpp=config.mpp)
+    objects = as_cohort(sdata)
+    found = cells_for(objects, request, patch=config.patch, mpp=config.mpp)
     check_classes(found)
     config = fit_batch(config, len(found.train.targets), given=training.given_batch)
-    check_data(out, told_of(found))
+    check_data(out, told_of(found, config))
     data = gather(found, config, training.plan)
     options: dict[str, Any] = {
         "out": None if out is None else out / RUN,
@@ -83,7 +87,8 @@ def train_subtyper(
         )
     else:
         result = fit_subtyper(data, config, **options)
-    model = SubtypeModel(result.net, card_of(result, found, command=training.command))
+    labels = labels_of(objects, request, found)
+    model = SubtypeModel(result.net, card_of(result, found, labels=labels, command=training.command))
     return model if out is None or not result.main else save_subtyper(model, out)
 
 
@@ -94,6 +99,8 @@ def check_training(training: Training) -> None:
         raise InputError(msg)
     check_cache(training.plan.cache)
     check_stop(training.stop_at)
+    StreamSettings(n_threads=training.plan.n_threads)
+    resolve_precision(training.precision, resolve_device(training.device))
     if not check_out(training.out, training.config, given_batch=training.given_batch):
         check_network(training.config)
 
@@ -106,27 +113,14 @@ def check_classes(found: CellSplit) -> None:
     InputError
         Naming markers, counts and sections.
     """
-    sections = ", ".join(s.region for s in found.train.samples[:5])
-    few = []
-    for marker, column in zip(found.markers, found.train.targets.T, strict=True):
-        counts = {"positive": int((column == 1).sum()), "negative": int((column == 0).sum())}
-        if min(counts.values()) < FEWEST:
-            few.append(f"{marker} ({', '.join(f'{v} {k}' for k, v in counts.items())})")
-    if few:
-        msg = (
-            f"too few cells to train on for {', '.join(few)} in sections {sections}; at least {FEWEST} of "
-            "each class are needed. Check their gates, add sections, or leave these markers out with markers="
-        )
-        raise InputError(msg)
-    reasons = Validation(np.empty(0), found.validation.targets).reasons(found.markers)  # type: ignore[arg-type]
-    told = "; ".join(f"{m}: {why}" for m, why in reasons.items())
-    if len(reasons) == len(found.markers):
-        msg = f"no marker can be validated ({told}), so training would not know when to stop; see split="
-        raise InputError(msg)
+    where = f" in sections {', '.join(s.region for s in found.train.samples[:5])}"
+    reasons = data_classes(
+        found.train.targets, found.validation.targets, found.markers, fewest=FEWEST, where=where
+    )
     if reasons:
         warnings.warn(
             "AUROC and balanced accuracy of some markers are not defined in validation, and training stops "
-            f"by those of the others. {told}",
+            f"by those of the others. {'; '.join(f'{m}: {why}' for m, why in reasons.items())}",
             NimbusWarning,
             stacklevel=4,
         )
@@ -150,83 +144,19 @@ def fit_batch(config: SubtypeTrainConfig, n: int, *, given: bool) -> SubtypeTrai
 def gather(found: CellSplit, config: SubtypeTrainConfig, plan: PatchPlan) -> SubtypeData:
     """Patches and labels."""
     supply, judged = patches_for(found, config, plan)
-    told = {"order": supply.order, **told_of(found)}
+    told = {"order": supply.order, **told_of(found, config)}
     return SubtypeData(
         supply, found.train.targets, found.markers, Validation(judged, found.validation.targets), told
     )
 
 
-def told_of(found: CellSplit) -> dict[str, str | int]:
-    """What identifies the cells and their labels."""
-    told: dict[str, str | int] = {}
-    for name, part in (("train", found.train), ("validation", found.validation)):
-        told[name] = fingerprint(part.samples, HE_CHANNELS, np.ones(len(HE_CHANNELS)))
-        told[f"{name} labels"] = _digest(part.targets)
+def told_of(found: CellSplit, config: SubtypeTrainConfig) -> dict[str, str | int]:
+    """What identifies the cells, their labels, and what of the images is seen."""
+    told: dict[str, str | int] = {"patch": common_size(found, config)}
+    parts = {"train": found.train, "validation": found.validation}
+    each = [0.0 if s.mpp is None else round(s.mpp, 6) for part in parts.values() for s in part.samples]
+    told["mpp"] = digest(np.array(each))
+    for name, part in parts.items():
+        told[f"{name} cells and images"] = fingerprint(part.samples, HE_CHANNELS, np.ones(len(HE_CHANNELS)))
+        told[f"{name} labels"] = digest(part.targets.astype("<f4"))
     return told
-
-
-def _digest(targets: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(targets, "<f4").tobytes()).hexdigest()[:16]
-
-
-def card_of(result: SubtypeResult, found: CellSplit, *, command: str) -> SubtypeCard:
-    """What the model says of itself."""
-    config, markers = result.config, found.markers
-    regions = [s.region for s in found.train.samples]
-    named = ", ".join(regions[:5]) + (", …" if len(regions) > 5 else "")
-    n = len(found.train.targets)
-    return SubtypeCard(
-        name=config.name,
-        architecture=architecture_of(result.net),
-        mpp=config.mpp,
-        patch=config.patch,
-        thresholds=dict.fromkeys(markers, config.threshold),
-        hierarchy=contracted(HIERARCHY, markers),
-        training={
-            **config.to_dict(),
-            "pretrained": result.origin,
-            "precision": result.precision,
-            "step": result.step,
-            "finished": result.finished,
-            "cells": counts_of(found),
-            "patients": {k: list(v) for k, v in found.patients.items()},
-            "validation": "another place of the same patient" if found.by_place else "other patients",
-        },
-        metrics=metrics_of(result, found),
-        training_data=f"{n} cells of {len(regions)} sections ({named}), labels from immunofluorescence.",
-        command=command,
-        limits=(
-            "Knows the tissue, the stains and the scanner of its training data; cells that gates left "
-            "undefined were not learnt. For research."
-        ),
-    )
-
-
-def counts_of(found: CellSplit) -> dict[str, Any]:
-    """Cells of each part, and by marker how many are positive and negative."""
-    out: dict[str, Any] = {}
-    for name, part in (("train", found.train), ("validation", found.validation)):
-        each = {
-            m: {"positive": int((c == 1).sum()), "negative": int((c == 0).sum())}
-            for m, c in zip(found.markers, part.targets.T, strict=True)
-        }
-        out[name] = {"cells": len(part.targets), **each}
-    return out
-
-
-def metrics_of(result: SubtypeResult, found: CellSplit) -> dict[str, Any]:
-    """Figures of the best validation; None with the reason where one is not defined."""
-
-    def plain(value: float) -> float | None:
-        return None if np.isnan(value) else round(float(value), 5)
-
-    if not result.metrics:
-        return {}
-    reasons = Validation(np.empty(0), found.validation.targets).reasons(found.markers)  # type: ignore[arg-type]
-    markers = {
-        m: {kind: plain(result.metrics[f"{kind} {m}"]) for kind in KINDS}
-        | ({"reason": reasons[m]} if m in reasons else {})
-        for m in found.markers
-    }
-    means = {kind: plain(result.metrics[kind]) for kind in ("loss", *KINDS)}
-    return {"validation": {**means, "step": int(result.metrics["step"]), **markers}}

@@ -99,7 +99,7 @@ class SubtypeCard:
     patch
         Side of what it sees in px.
     thresholds
-        Marker to the probability from which a cell counts as positive.
+        Marker to the probability above which a cell counts as positive.
     hierarchy
         Marker to the one it implies; predictions that contradict it are undefined.
     training

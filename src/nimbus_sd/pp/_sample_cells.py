@@ -30,7 +30,8 @@ def sample_cells(
     For training and validation half of a section's sample is negative for every marker, and the
     other half positive for at least one. At least a quarter of that half is positive for each
     marker, where a cell that is positive for several counts for each: rare markers are served
-    first. A section with too few positive cells gives all of them and as many negative ones; one
+    first. More than four markers get as much of it as there is room for (a warning says how much). A
+    section with too few positive cells gives all of them and as many negative ones; one
     without any is left out; a warning counts what is missing. For tests cells are drawn as they
     come, of those with a defined label, so that ratios are those of the tissue.
 
@@ -46,7 +47,8 @@ def sample_cells(
     markers
         Which of the table's; None takes CD45, CD3e, CD4 and CD8a, or those of them that have labels.
     patient
-        Column of ``obs``. Where there is no ``"patient"``, every section is of a patient of its own.
+        Column of ``obs``, in which 1, 1.0 and "1" are the same. Where no table has a ``"patient"``,
+        every section is of a patient of its own.
     section
         Column of ``obs``; None takes ``"section"`` if there is one, else the elements that the
         table annotates, else each table is one section.
@@ -70,8 +72,9 @@ def sample_cells(
     ElementNotFoundError
         If a layer, column or marker does not exist.
     InputError
-        If labels are not 1, 0, NaN; a marker has none; a section is of several patients; the split is
-        none; or there is nothing to train on. Nothing is written then.
+        If labels are not 1, 0, NaN; a marker has none; a section is of several patients; some tables have
+        the column of patients and others do not; the split is none; or there is nothing to train on.
+        Nothing is written then.
 
     References
     ----------
@@ -96,15 +99,12 @@ def sample_cells(
     """
     tables = _tables(adata)
     names = markers_of(tables, markers, layer=layer)
-    sections = [
-        each
-        for of, table in tables.items()
-        for each in cells.sections_of(table, names, layer=layer, patient=patient, section=section, of=of)
-    ]
+    sections = cells.sections_in(tables, names, layer=layer, patient=patient, section=section)
     parts = split_patients([s.patient for s in sections], split, seed=seed)
     drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=seed)
     report = cells.report_of(sections, drawn, parts, names)
     cells.warn_of_missing(report, n_cells=n_cells)
+    cells.warn_of_crowded(drawn, names)
     record = {
         "layer": layer,
         "n_cells": n_cells,
@@ -120,7 +120,7 @@ def sample_cells(
                 sampled[each.rows[sample.rows]] = True
         table.obs[cells.SPLIT] = pd.Categorical.from_codes(part, categories=list(PARTS))
         table.obs[cells.SAMPLED] = sampled
-        table.uns["sample_cells"] = dict(record)
+        table.uns[cells.DRAWN] = dict(record)
     return report
 
 

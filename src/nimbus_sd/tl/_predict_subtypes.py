@@ -83,7 +83,7 @@ def predict_subtypes(
         negative for one that it implies becomes undefined for all of them, see
         :func:`nimbus_sd.pp.curate_hierarchy`.
     thresholds
-        A cell is positive from this probability on: one for all markers, or by marker; None, and
+        A cell is positive above this probability: one for all markers, or by marker; None, and
         markers that are left out, take the model's.
     overwrite
         Replace a table of that name, with all that was added to it.
@@ -120,7 +120,7 @@ def predict_subtypes(
     None; writes ``sdata[table]`` (of each object), a table that annotates the centres, with
 
     - ``X`` float32 ``(n_cells, n_markers)``: probability of each marker, never NaN;
-    - ``layers["positive"]`` float32: 1 where that is at least the threshold, else 0; NaN where a
+    - ``layers["positive"]`` float32: 1 where that is above the threshold, else 0; NaN where a
       cell contradicts the hierarchy;
     - ``var["threshold"]``;
     - ``obs``, indexed ``<element>_<id>``: ``region``, ``instance_id`` (int64; label id or index),

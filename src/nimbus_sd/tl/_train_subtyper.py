@@ -132,7 +132,7 @@ def train_subtyper(
     devices, strategy
         Handed to lightning.
     n_threads
-        Reader threads.
+        Reader threads; 0 reads when asked.
     stop_at
         Stop after this step; a later call goes on.
     progress
@@ -141,16 +141,19 @@ def train_subtyper(
     Returns
     -------
     Network and card for :func:`nimbus_sd.tl.predict_subtypes`; ``model.card.metrics`` has the figures
-    of the best validation, ``model.card.training`` the configuration, patients and counts.
+    of the best validation, ``model.card.training`` the configuration, where labels come from, patients
+    and counts. Cells that lie outside their H&E, or not in the element that the table annotates, are
+    left out; a warning counts them.
 
     Raises
     ------
     ElementNotFoundError
         If an image, table, layer, column or marker does not exist.
     InputError
-        If an image is no H&E or its pixel size is not known; cells of one patient are in several
-        parts; a marker has too few cells of a class; nothing can judge; `out` holds another
-        run; or a loss is not finite.
+        If an image is no H&E or its pixel size is not known; a cell comes twice in the table, or none
+        lies on its H&E; cells of one patient are in several parts, or only some tables say whose
+        theirs are; a marker has too few cells of a class; nothing can judge; `out` holds another run,
+        or one that saw other pixels or pixel sizes; or a loss is not finite.
     WeightsError, OfflineError
         If weights that are asked for don't fit or can't be had.
     MissingExtraError
@@ -210,7 +213,26 @@ def train_subtyper(
         given_batch=batch_size is not None or accumulation is not None,
         plan=plan,
         out=None if out is None else Path(out),
-        command=_command(settings, config),
+        command=_command(
+            settings,
+            config,
+            image=image,
+            table=table,
+            layer=layer,
+            markers=markers,
+            split=split,
+            n_cells=n_cells,
+            patient=patient,
+            section=section,
+            patch_um=patch_um,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            patience=patience,
+            mpp=mpp,
+            coordinate_system=coordinate_system,
+        ),
         trainer=trainer,
         device=device,
         precision=precision,
@@ -221,11 +243,27 @@ def train_subtyper(
     return training.train_subtyper(sdata, request, how)
 
 
-def _command(settings: SubtypeTrainConfig, config: str | SubtypeTrainConfig) -> str:
-    """The call in a line; the whole configuration stands on the card too."""
-    named = repr(config) if isinstance(config, str) else f"<{config.name}>"
-    backbone = repr(settings.backbone) if isinstance(settings.backbone, str) else "{...}"
-    return (
-        f"nb.tl.train_subtyper(..., config={named}, backbone={backbone}, multitask={settings.multitask}, "
-        f"weighted={settings.weighted}, epochs={settings.epochs}, seed={settings.seed})"
-    )
+def _command(settings: SubtypeTrainConfig, config: str | SubtypeTrainConfig, **given: Any) -> str:
+    """The call in a line, without what was left to itself; the whole configuration stands on the card too."""
+    told = {
+        "config": config if isinstance(config, str) else _Named(f"<{config.name}>"),
+        "backbone": settings.backbone if isinstance(settings.backbone, str) else _Named("{...}"),
+        "multitask": settings.multitask,
+        "weighted": settings.weighted,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+    }
+    for name, value in given.items():
+        if value is not None:
+            tables = value.values() if isinstance(value, Mapping) else [value]
+            told[name] = _Named("...") if any(isinstance(t, ad.AnnData) for t in tables) else value
+    return f"nb.tl.train_subtyper(..., {', '.join(f'{k}={v!r}' for k, v in told.items())})"
+
+
+class _Named(str):
+    """Text that stands for something that can't be written in a line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)

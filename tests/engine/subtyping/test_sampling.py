@@ -58,18 +58,58 @@ def test_halves_and_quarters_hold_or_what_is_missing_is_said(labels, n_cells, se
     assert found.negative == min(half, spare)
     assert found.short_positive == n_cells // 2 - found.positive
     assert found.short_negative == n_cells - n_cells // 2 - found.negative
-    quota = math.ceil(min(0.25, 1 / labels.shape[1]) * found.positive - 1e-9)
-    np.testing.assert_array_equal(found.short_marker, np.maximum(quota - found.per_marker, 0))
+    least = math.floor(found.positive / max(labels.shape[1], 4))
+    total = (labels == 1).sum(axis=0)
+    assert (found.per_marker >= np.minimum(total, least)).all(), "a quarter, or as much as all can have"
+    quarter = found.positive / 4
+    gone = total <= found.per_marker
+    np.testing.assert_array_equal(
+        found.short_marker, np.where(gone, np.maximum(math.ceil(quarter) - found.per_marker, 0), 0)
+    )
+    np.testing.assert_array_equal(
+        found.crowded, np.where(gone, 0, np.maximum(math.floor(quarter) - found.per_marker, 0))
+    )
 
 
 @given(labels_of, st.integers(2, 60), st.integers(0, 9))
-def test_a_marker_is_short_only_if_its_cells_are_used_up_or_the_half_is_full(labels, n_cells, seed):
+def test_a_marker_lacks_cells_only_if_its_cells_are_used_up(labels, n_cells, seed):
     found = sample_balanced(labels, n_cells=n_cells, rng=np.random.default_rng(seed))
-    n, m = found.positive, labels.shape[1]
-    quota = math.ceil(min(0.25, 1 / m) * n - 1e-9)
-    for short, total in zip(found.short_marker, (labels == 1).sum(axis=0), strict=True):
-        if short:
-            assert total < quota or quota * m > n, "rounding up may ask for more than there is room"
+    total = (labels == 1).sum(axis=0)
+    short = found.short_marker > 0
+    np.testing.assert_array_equal(found.per_marker[short], total[short])
+    assert labels.shape[1] > 4 or not found.crowded.any(), "four quarters have room"
+
+
+def disjoint(*counts, negative=5000):
+    """Every positive cell is positive for one marker alone."""
+    labels = np.zeros((sum(counts) + negative, len(counts)), np.float32)
+    labels[np.arange(sum(counts)), np.repeat(np.arange(len(counts)), counts)] = 1
+    return labels
+
+
+def test_a_quarter_that_does_not_come_out_even_is_not_called_too_few():
+    found = sample_balanced(disjoint(5000, 5000, 5000, 5000), n_cells=20, rng=np.random.default_rng(0))
+    assert sorted(found.per_marker.tolist()) == [2, 2, 3, 3]
+    assert found.satisfied
+
+
+def test_more_markers_than_there_is_room_for_are_told():
+    six = disjoint(*[2000] * 6)
+    found = sample_balanced(six, n_cells=1200, rng=np.random.default_rng(0))
+    assert found.per_marker.min() >= 100, "as much for each as all can have"
+    assert not found.short_marker.any(), "there are plenty"
+    np.testing.assert_array_equal(found.crowded, np.maximum(150 - found.per_marker, 0))
+    assert not found.satisfied
+    # cells that count for several leave room for a quarter
+    nested = (np.arange(20_000)[:, None] < 4000 - 500 * np.arange(6)).astype(np.float32)
+    found = sample_balanced(nested, n_cells=1200, rng=np.random.default_rng(0))
+    assert found.per_marker.min() >= 150
+    assert found.satisfied
+
+
+def test_of_many_markers_a_rare_one_still_gives_all_it_has():
+    found = sample_balanced(disjoint(20, *[2000] * 5), n_cells=1200, rng=np.random.default_rng(0))
+    assert (found.per_marker[0], found.short_marker[0], found.crowded[0]) == (20, 130, 0)
 
 
 @given(labels_of, st.integers(2, 60), st.integers(0, 9))

@@ -23,7 +23,7 @@ from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.engine.subtyping.train_data import SubtypeData
 from nimbus_sd.engine.subtyping.train_loop import fit_subtyper
 from nimbus_sd.engine.subtyping.train_step import StepBatch, SubtypeState, losses, train_step
-from nimbus_sd.engine.subtyping.validate import PatchArray, Validation, judge, probabilities
+from nimbus_sd.engine.subtyping.validate import PatchArray, Validation, judge, means, probabilities
 
 MARKERS = ("A", "B")
 TINY = replace(
@@ -281,13 +281,54 @@ def test_independent_networks_keep_the_best_weights_of_each(tmp_path):
         assert result.metrics[key] == pytest.approx(value, abs=1e-6), "weights and figures belong together"
 
 
+@pytest.mark.parametrize("markers", [("CD45 RO", "CD4"), ("CD45 RO", "RO"), ("CD4 ", "CD4")])
+def test_figures_of_independent_networks_follow_whole_names(markers):
+    """Markers may have blanks, and be the end of another's name."""
+    state = SubtypeState.fresh(replace(TINY, multitask=False), markers)
+    state.keep_best({"loss": 1.0, **judged_as(markers, 0.6, 0.7)})
+    state.keep_best({"loss": 2.0, **judged_as(markers, 0.8, 0.5)})
+    expected = judged_as(markers, 0.8, 0.7)
+    for kind in ("auroc", "balanced_accuracy"):
+        for marker in markers:
+            assert state.best[f"{kind} {marker}"] == expected[f"{kind} {marker}"], marker
+        assert state.best[kind] == pytest.approx(0.75)
+
+
+def judged_as(markers, *values):
+    found = {
+        f"{k} {m}": v for k in ("auroc", "balanced_accuracy") for m, v in zip(markers, values, strict=True)
+    }
+    return {**means(found), **found}
+
+
+def test_the_clip_of_independent_networks_is_each_ones_own():
+    """What one of them learns does not depend on how steep the others are."""
+    raw, targets = cells(32)
+    both = np.where(np.arange(2) == 0, targets, np.nan).astype(np.float32)
+    config = replace(TINY, multitask=False, clip=1e-3, augment=StainConfig.off())
+    grads = {}
+    for name, labels in (("alone", both), ("together", targets)):
+        state = SubtypeState.fresh(config, MARKERS)
+        batch = StepBatch(torch.from_numpy(raw), torch.from_numpy(labels))
+        train_step(state, batch, config, weights=torch.tensor([1.0, 50.0]), rate=0.0)
+        each = {k: p.grad for k, p in state.net.named_parameters() if p.grad is not None}
+        mine = {k: g for k, g in each.items() if k.startswith(("backbones.0.", "heads.0."))}
+        grads[name] = torch.cat([g.flatten() for g in mine.values()])
+        if name == "together":
+            for i in range(2):
+                part = [g for k, g in each.items() if k.startswith((f"backbones.{i}.", f"heads.{i}."))]
+                norm = torch.cat([g.flatten() for g in part]).norm().item()
+                assert norm == pytest.approx(1e-3, rel=1e-3)
+    torch.testing.assert_close(grads["together"], grads["alone"], rtol=1e-4, atol=1e-9)
+
+
 def test_another_run_in_the_folder_is_refused(tmp_path):
     fit_subtyper(data(), TINY, out=tmp_path, stop_at=2, **QUIET)
     before = (tmp_path / "last.pt").read_bytes()
     for source, config, message in [
         (data(), replace(TINY, weighted=False), r"another configuration \(weighted differ\)"),
-        (data(96), TINY, r"another data \(cells differ\)"),
-        (data(train="x"), TINY, r"another data \(train differ\)"),
+        (data(96), TINY, r"other data \(cells differ\)"),
+        (data(train="x"), TINY, r"other data \(train differ\)"),
     ]:
         with pytest.raises(InputError, match=message):
             fit_subtyper(source, config, out=tmp_path, **QUIET)
@@ -311,7 +352,9 @@ def test_what_can_not_be_trained_is_refused(tmp_path):
     one = data()
     targets = one.targets.copy()
     targets[targets[:, 1] == 1, 1] = 0
-    with pytest.raises(InputError, match=r"B: 0 positive, \d+ negative cells to train on; both are needed"):
+    with pytest.raises(
+        InputError, match=r"too few cells to train on for B \(0 positive, \d+ negative\); at least 1"
+    ):
         fit_subtyper(replace(one, targets=targets), TINY, out=tmp_path / "x", **QUIET)
     with pytest.raises(InputError, match="20 cells to train on, fewer than the 16 x 2 of a step"):
         fit_subtyper(data(20), TINY, out=tmp_path / "x", **QUIET)
@@ -347,6 +390,8 @@ def test_configurations_are_checked_and_survive_json():
         ({"batch": 0}, r"batch must lie in \[1, "),
         ({"schedule": "step"}, "valid: constant, cosine"),
         ({"threshold": 1.5}, "threshold must lie in"),
+        ({"threshold": 0}, "threshold must lie between 0 and 1, got 0"),
+        ({"threshold": 1.0}, "threshold must lie between 0 and 1, got 1.0"),
         ({"pretrained": 3}, "valid: None, True, False or a path"),
         ({"patch": 4}, r"patch must lie in \[8, "),
     ]:

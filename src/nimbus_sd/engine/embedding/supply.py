@@ -170,11 +170,16 @@ def subset(samples: Sequence[PatchSample], rows: np.ndarray) -> list[PatchSample
 
 
 def fingerprint(samples: Sequence[PatchSample], markers: Sequence[str], scale: np.ndarray) -> str:
-    """Hash of cells, markers, where images have them, and scales: a run is not continued with others."""
+    """Hash of cells, images, where these have the markers, and scales: a run is not continued with others.
+
+    Pixels count where an image's own fingerprint tells of them, which is to say that it lies in files.
+    """
     digest = hashlib.sha256(repr((list(markers), np.asarray(scale, float).tolist())).encode())
     for sample in samples:
         where = [sample.image.channels.index(m) for m in markers]
-        digest.update(repr((sample.region, sample.image.name, sample.image.shape, where)).encode())
+        image = sample.image
+        told = (sample.region, image.name, image.shape, image.fingerprint, where)
+        digest.update(repr(told).encode())
         digest.update(np.ascontiguousarray(sample.ids, np.int64).tobytes())
         digest.update(np.ascontiguousarray(sample.centers, np.float64).tobytes())
     return digest.hexdigest()[:16]

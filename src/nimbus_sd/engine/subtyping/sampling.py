@@ -32,7 +32,10 @@ class CellSample:
     short_negative, short_positive
         Cells that are missing from either half.
     short_marker
-        Positive cells that are missing for each marker's share, int64 ``(m,)``.
+        Positive cells that each marker's share lacks since there are no more, int64 ``(m,)``.
+    crowded
+        Those that it lacks since other markers' cells take their place, int64 ``(m,)``; 0 for up
+        to four markers.
     """
 
     rows: np.ndarray
@@ -42,11 +45,13 @@ class CellSample:
     short_negative: int
     short_positive: int
     short_marker: np.ndarray
+    crowded: np.ndarray
 
     @property
     def satisfied(self) -> bool:
         """Whether nothing is missing."""
-        return not (self.short_negative or self.short_positive or self.short_marker.any())
+        short = self.short_negative or self.short_positive
+        return not (short or self.short_marker.any() or self.crowded.any())
 
 
 def check_labels(labels: np.ndarray) -> np.ndarray:
@@ -74,6 +79,8 @@ def sample_balanced(
     other half is positive for at least one marker, and at least a quarter of it is positive
     for each marker; a cell that is positive for several counts for each of them. Markers are
     served in the order of how rare they are, then the half is filled with any positive cells.
+    More than four markers have no room for a quarter each unless their cells are the same in
+    part: every one is served 1 / m first, and then as much of a quarter as there is room for.
 
     Where a section has too few positive cells for their half, all are taken, and as many
     negative ones: the half stays a half and the sample is smaller. Where it has too few of one
@@ -88,8 +95,7 @@ def sample_balanced(
     rng
         Decides the draw.
     least
-        Share of the positive half for each marker; lowered to 1 / m where there are more
-        markers than that has room for.
+        Share of the positive half for each marker.
 
     Raises
     ------
@@ -108,13 +114,14 @@ def sample_balanced(
     is_positive = labels == 1
     negatives = np.flatnonzero((labels == 0).all(axis=1)) if labels.shape[1] else np.empty(0, np.int64)
     n_positive = min(n_cells // 2, int(is_positive.any(axis=1).sum()))
-    share = min(least, 1 / max(labels.shape[1], 1))
-    quota = math.ceil(share * n_positive - 1e-9)
+    quota = math.ceil(least * n_positive - 1e-9)
     chosen = _draw_positives(is_positive, n_positive, quota, rng)
     wanted = n_cells - n_cells // 2
     most = wanted if n_positive == n_cells // 2 else n_positive
     drawn = rng.choice(negatives, min(most, len(negatives)), replace=False)
     per_marker = is_positive[chosen].sum(axis=0, dtype=np.int64)
+    used_up = per_marker == is_positive.sum(axis=0)
+    room = math.floor(least * n_positive + 1e-9)
     return CellSample(
         rows=np.sort(np.concatenate([chosen, drawn]).astype(np.int64)),
         negative=len(drawn),
@@ -122,7 +129,8 @@ def sample_balanced(
         per_marker=per_marker,
         short_negative=wanted - len(drawn),
         short_positive=n_cells // 2 - len(chosen),
-        short_marker=np.maximum(quota - per_marker, 0),
+        short_marker=np.where(used_up, np.maximum(quota - per_marker, 0), 0),
+        crowded=np.where(used_up, 0, np.maximum(room - per_marker, 0)),
     )
 
 
@@ -137,10 +145,13 @@ def _draw_positives(is_positive: np.ndarray, n: int, quota: int, rng: np.random.
         free[at] = False
         taken.append(order[at])
 
-    for marker in np.argsort(is_positive.sum(axis=0), kind="stable"):
-        mine = is_positive[order, marker]
-        missing = quota - int((mine & ~free).sum())
-        take(np.flatnonzero(mine & free), min(missing, n - sum(map(len, taken))))
+    rarest_first = np.argsort(is_positive.sum(axis=0), kind="stable").tolist()
+    # what has room for all, then what is asked for
+    for share in (min(quota, n // max(len(rarest_first), 1)), quota):
+        for marker in rarest_first:
+            mine = is_positive[order, marker]
+            missing = share - int((mine & ~free).sum())
+            take(np.flatnonzero(mine & free), min(missing, n - sum(map(len, taken))))
     take(np.flatnonzero(free), n - sum(map(len, taken)))
     return np.concatenate(taken) if taken else np.empty(0, np.int64)
 
@@ -168,6 +179,7 @@ def sample_natural(labels: np.ndarray, *, n_cells: int = 20_000, rng: np.random.
         short_negative=0,
         short_positive=0,
         short_marker=np.zeros(labels.shape[1], np.int64),
+        crowded=np.zeros(labels.shape[1], np.int64),
     )
 
 

@@ -46,13 +46,13 @@ class SubtypeTrainConfig(Presets):
     schedule, warmup_epochs
         After a linear warm-up the rate is ``"constant"``, or follows a ``"cosine"`` to 0.
     clip
-        Largest norm of the gradients; 0 does not limit it.
+        Largest norm of a network's gradients; 0 does not limit it.
     patience
         Validations without a better mean AUROC after which training stops; 0 never stops early.
     every
         Steps between validations; 0 validates after each epoch.
     threshold
-        Probability from which a cell is called positive.
+        Probability above which a cell is called positive; neither 0 nor 1.
     seed
         Of first weights, order and augmentation.
     augment
@@ -108,6 +108,9 @@ class SubtypeTrainConfig(Presets):
         within(self, 1e-12, 1e3, "learning_rate")
         within(self, 0, 1e3, "weight_decay")
         within(self, 0, 1, "threshold")
+        if self.threshold in (0, 1):
+            msg = f"SubtypeTrainConfig.threshold must lie between 0 and 1, got {self.threshold!r}"
+            raise InputError(msg)
         if not isinstance(self.name, str) or not self.name or "/" in self.name:
             msg = f"SubtypeTrainConfig.name must be a plain name, got {self.name!r}"
             raise InputError(msg)

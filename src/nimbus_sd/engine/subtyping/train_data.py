@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.engine.embedding.supply import PatchSupply
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
-from nimbus_sd.engine.subtyping.validate import Validation
+from nimbus_sd.engine.subtyping.validate import Validation, undefined
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,50 @@ def check_data(data: SubtypeData, config: SubtypeTrainConfig) -> None:
             "smaller batch_size= or accumulation=, or more cells"
         )
         raise InputError(msg)
-    for marker, column in zip(data.markers, data.targets.T, strict=True):
-        counts = {what: int((column == value).sum()) for what, value in (("positive", 1), ("negative", 0))}
-        if not all(counts.values()):
-            told = ", ".join(f"{v} {k}" for k, v in counts.items())
-            msg = f"{marker}: {told} cells to train on; both are needed. Leave it out with markers="
-            raise InputError(msg)
-    undefined = data.validation.reasons(data.markers)
-    if len(undefined) == len(data.markers):
-        told = "; ".join(f"{m}: {why}" for m, why in undefined.items())
-        msg = f"no marker can be validated ({told}), so training would not know when to stop"
+    check_classes(data.targets, data.validation.targets, data.markers)
+
+
+def check_classes(
+    targets: np.ndarray, judged: np.ndarray, markers: Sequence[str], *, fewest: int = 1, where: str = ""
+) -> dict[str, str]:
+    """Raise :class:`InputError` unless every marker can be learnt, and some be judged.
+
+    Parameters
+    ----------
+    targets, judged
+        ``(n, m)`` of the cells to train on and to validate with: 1, 0, NaN.
+    markers
+        Names of the m markers.
+    fewest
+        Cells of each class to train on.
+    where
+        What messages say of the cells' place, for instance ``" in section a"``.
+
+    Returns
+    -------
+    Markers that can't be judged, and why.
+    """
+    few = []
+    for marker, each in class_counts(targets, markers).items():
+        if min(each.values()) < fewest:
+            few.append(f"{marker} ({', '.join(f'{n} {what}' for what, n in each.items())})")
+    if few:
+        msg = (
+            f"too few cells to train on for {', '.join(few)}{where}; at least {fewest} of each class are "
+            "needed. Check their gates, add sections, or leave these markers out with markers="
+        )
         raise InputError(msg)
+    reasons = undefined(judged, markers)
+    if len(reasons) == len(markers):
+        told = "; ".join(f"{m}: {why}" for m, why in reasons.items())
+        msg = f"no marker can be validated ({told}), so training would not know when to stop; see split="
+        raise InputError(msg)
+    return reasons
+
+
+def class_counts(targets: np.ndarray, markers: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Positive and negative cells of each marker."""
+    return {
+        m: {"positive": int((column == 1).sum()), "negative": int((column == 0).sum())}
+        for m, column in zip(markers, targets.T, strict=True)
+    }

@@ -20,7 +20,7 @@ from nimbus_sd.engine.subtyping.augment import augment, draw
 from nimbus_sd.engine.subtyping.inputs import prepare
 from nimbus_sd.engine.subtyping.loss import defined_counts, masked_bce
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
-from nimbus_sd.engine.subtyping.validate import means
+from nimbus_sd.engine.subtyping.validate import KINDS, means
 from nimbus_sd.engine.training.state import read_checkpoint, save_atomic
 from nimbus_sd.engine.training.step import set_rate
 from nimbus_sd.models.subtype_weights import load_pretrained
@@ -105,7 +105,7 @@ class SubtypeState:
 
     def keep_best(self, metrics: Mapping[str, float]) -> None:
         """Compare a validation with the best one, by the mean AUROC; independent networks each by its own."""
-        parts = {"": ("",)} if self.net.config.multitask else parts_of(self.net)
+        parts = parts_of(self.net)
         better = [name for name in parts if not self.best or metrics[_key(name)] > self.best[_key(name)]]
         self.stale = 0 if better else self.stale + 1
         if not better:
@@ -116,8 +116,9 @@ class SubtypeState:
         for key, value in self.net.state_dict().items():
             if key.startswith(prefixes):
                 self.best_weights[key] = value.detach().cpu().clone()
-        keys = [k for k in metrics if "" in better or k.rpartition(" ")[2] in better]
-        self.best |= {k: metrics[k] for k in keys} | {"loss": metrics["loss"], "step": self.step}
+        theirs = {f"{kind} {name}" for kind in KINDS for name in better}
+        self.best |= {k: v for k, v in metrics.items() if "" in better or k in theirs}
+        self.best |= {"loss": metrics["loss"], "step": self.step}
         if not self.net.config.multitask:
             self.best |= means(self.best)
 
@@ -148,13 +149,15 @@ class SubtypeState:
 
 
 def parts_of(net: SubtypeNet) -> dict[str, tuple[str, ...]]:
-    """Marker to the beginnings of the names of its own weights, where each has a network of its own."""
+    """Marker to the beginnings of the names of its network's weights; one network for all is no marker's."""
+    if net.config.multitask:
+        return {"": ("",)}
     return {m: (f"backbones.{i}.", f"heads.{i}.") for i, m in enumerate(net.config.markers)}
 
 
 def _key(marker: str) -> str:
     """Of the figure that decides: a marker's, or the mean."""
-    return f"auroc {marker}".strip()
+    return f"auroc {marker}" if marker else "auroc"
 
 
 _PLAIN = ("origin", "step", "running", "best", "best_weights", "stale")
@@ -238,7 +241,7 @@ def losses(
 
 
 def finish(state: SubtypeState, loss: Tensor, config: SubtypeTrainConfig) -> float:
-    """Check loss and gradients of a whole step, clip, and return the loss as a number.
+    """Check loss and gradients of a whole step, clip each network's, and return the loss as a number.
 
     Raises
     ------
@@ -247,7 +250,9 @@ def finish(state: SubtypeState, loss: Tensor, config: SubtypeTrainConfig) -> flo
     """
     shown = check_finite(loss, state.net, state.step, advice=_ADVICE)
     if config.clip:
-        nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+        for prefixes in parts_of(state.net).values():
+            own = [p for name, p in state.net.named_parameters() if name.startswith(prefixes)]
+            nn.utils.clip_grad_norm_(own, config.clip)
     return shown
 
 

@@ -65,12 +65,17 @@ class Validation:
 
     def reasons(self, markers: Sequence[str]) -> dict[str, str]:
         """Markers whose AUROC is not defined, and why."""
-        out = {}
-        for marker, column in zip(markers, self.targets.T, strict=True):
-            missing = [w for w, v in (("positive", 1), ("negative", 0)) if not (column == v).any()]
-            if missing:
-                out[marker] = f"no {' and no '.join(missing)} cell to validate with"
-        return out
+        return undefined(self.targets, markers)
+
+
+def undefined(targets: np.ndarray, markers: Sequence[str]) -> dict[str, str]:
+    """Markers of which cells ``(n, m)`` lack a class, so that their AUROC is not defined, and why."""
+    out = {}
+    for marker, column in zip(markers, targets.T, strict=True):
+        missing = [w for w, v in (("positive", 1), ("negative", 0)) if not (column == v).any()]
+        if missing:
+            out[marker] = f"no {' and no '.join(missing)} cell to validate with"
+    return out
 
 
 @torch.no_grad()
