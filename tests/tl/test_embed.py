@@ -346,7 +346,7 @@ def test_bad_pixels_are_named_and_nothing_changes(sdata, embed, unchanged):
         ({"normalization": {"CD3": 1.0}}, InputError, "normalization is a dict"),
         ({"mpp": -1}, InputError, "mpp=-1"),
         ({"client": "here"}, InputError, "client='here'"),
-        ({"model": 3}, InputError, "model=3"),
+        ({"model": 3}, InputError, "model= is a int"),
     ],
 )
 def test_bad_arguments_change_nothing(sdata, embed, unchanged, options, error, match):
