@@ -100,11 +100,12 @@ def cell_patches(
 
     Returns
     -------
-    :class:`CellPatches`, an ``IterableDataset``: each item has ``patch`` float32 ``(c, size,
-    size)`` in [0, 1] (raw: the image's dtype), ``region``, ``instance_id`` and ``border``. It has
-    ``len``, ``.shape``, ``.markers``, ``.centers`` (a frame of all cells) and ``.batches(n)``, faster
-    than single items; give it to ``torch.utils.data.DataLoader(patches.batches(256),
-    batch_size=None, num_workers=2)``, whose workers divide the blocks among themselves.
+    :class:`CellPatches`, an ``IterableDataset``: each item has ``patch`` float32
+    ``(c, size, size)`` in [0, 1] (raw: the image's dtype), ``region``, ``instance_id`` and
+    ``border``. It has ``len``, ``.shape``, ``.markers``, ``.centers`` (a frame of all cells) and
+    ``.batches(n)``, faster than single items; workers of
+    ``DataLoader(patches.batches(256), batch_size=None, num_workers=2)`` divide the blocks among
+    themselves.
     Every cell comes once per pass. Nothing in `sdata` changes.
 
     Raises

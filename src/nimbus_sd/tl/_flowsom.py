@@ -74,10 +74,10 @@ def flowsom(
     Returns
     -------
     None; writes ``obs[key_node]`` int32 node from 0; ``obs[key_added]`` categorical,
-    ``"0"`` the largest; and ``uns["flowsom"]``: ``codes`` float32 ``(n_nodes,
-    n_markers)``, ``node_size``, ``node_mean`` (NaN where no cell is), ``node_metacluster``,
-    ``grid``, ``markers``, ``linkage`` (SciPy's, leaves are ``linkage_nodes``), ``z_mean``,
-    ``z_std``, ``z_cap``, ``mean_distance`` to the nodes, settings, seed and versions.
+    ``"0"`` the largest; and ``uns["flowsom"]``: ``codes`` float32 ``(n_nodes, n_markers)``,
+    ``node_size``, ``node_mean`` (NaN where no cell is), ``node_metacluster``, ``grid``,
+    ``markers``, ``linkage`` (SciPy's, leaves are ``linkage_nodes``), ``z_mean``, ``z_std``, ``z_cap``,
+    ``mean_distance`` to the nodes, settings, seed and versions.
     A node without cells belongs to the metacluster of the nearest one that has some.
     Earlier edits of ``obs[key_added]`` are forgotten.
 
