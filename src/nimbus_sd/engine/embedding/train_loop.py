@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._core.files import whole_file
 from nimbus_sd.engine.device import resolve_device
 from nimbus_sd.engine.embedding.probe import Probe, measure
 from nimbus_sd.engine.embedding.supply import PatchSupply
@@ -118,8 +116,7 @@ class EmbeddingRun:
                 self.state.restore(out / LAST, config, self.told)
             if main:
                 out.mkdir(parents=True, exist_ok=True)
-                with whole_file(out / CONFIG) as partial:
-                    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+                config.write(out / CONFIG)
                 self.report = Report(out, step=self.state.step, columns=COLUMNS)
         self._clock = (time.monotonic(), self.state.step)
 

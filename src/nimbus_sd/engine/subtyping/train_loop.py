@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nimbus_sd._core.files import whole_file
 from nimbus_sd.engine.device import resolve_device, resolve_precision
 from nimbus_sd.engine.embedding.train_loop import CONFIG, LAST, check_stop
 from nimbus_sd.engine.subtyping.loss import positive_weights
@@ -104,8 +102,7 @@ class SubtypeRun:
 
     def _open(self, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / CONFIG) as partial:
-            partial.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        self.config.write(out / CONFIG)
         each = [f"{kind} {m}" for m in self.data.markers for kind in KINDS]
         columns = ("step", "epoch", "learning_rate", "loss", *KINDS, *each, "undefined", "patches_per_s")
         self.report = Report(out, step=self.state.step, columns=columns)

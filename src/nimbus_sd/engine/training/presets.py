@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.engine.training.config_checks import check_keys, plain
 
 
@@ -48,6 +51,11 @@ class Presets:
         own: Any = self
         mappings = {k: dict(v) for k, v in vars(self).items() if isinstance(v, Mapping)}
         return {k: plain(v) for k, v in asdict(replace(own, **mappings)).items()}
+
+    def write(self, path: Path) -> None:
+        """Write as JSON; a reader sees the whole file or the old one."""
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
