@@ -60,17 +60,50 @@ def imports(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Build the documentation; warnings are errors."""
+    """Build the documentation, executing the tutorials; warnings are errors."""
     _install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
+def tutorials(session: nox.Session) -> None:
+    """Execute each tutorial as a program of its own."""
+    _install(session, "test", "docs")
+    session.run("pytest", "-m", "tutorials", "-n", "2", *session.posargs)
+
+
+@nox.session(default=False)
+def workflows(session: nox.Session) -> None:
+    """Run the Snakemake and Nextflow examples."""
+    _install(session, "test")
+    session.run("pytest", "-m", "workflows", *session.posargs)
+
+
+@nox.session(default=False)
+def changelog(session: nox.Session) -> None:
+    """Show the changelog of the next release; fragments that can't be read are errors."""
+    session.install(*CONSTRAINTS, "towncrier")
+    session.run("towncrier", "build", "--draft", "--version", "next")
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Refuse a release whose tag, changelog and fragments don't agree."""
+    tag = session.run("git", "describe", "--tags", "--exact-match", external=True, silent=True)
+    version = str(tag).strip().removeprefix("v")
+    if f"## {version} (" not in Path("CHANGELOG.md").read_text(encoding="utf-8"):
+        session.error(f"CHANGELOG.md has no {version}: towncrier build --version {version}, commit, tag anew")
+    if left := [p.name for p in Path("changelog.d").glob("*.*.md")]:
+        session.error(f"not in the changelog: {', '.join(left)}")
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
-    """Build the wheel, install it alone and test that, not the checkout."""
+    """Build sdist and wheel, check them, install the wheel alone and test that, not the checkout."""
     shutil.rmtree("dist", ignore_errors=True)
-    session.install(*CONSTRAINTS, "build", "hatchling")
+    session.install(*CONSTRAINTS, "build", "hatchling", "hatch-vcs", "twine")
     session.run("python", "-m", "build", "--no-isolation")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
     wheel = next(Path("dist").glob("*.whl"))
     _install(session, "test", project=str(wheel))
     tests_dir = Path("tests").resolve()
