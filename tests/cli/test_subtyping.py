@@ -57,6 +57,10 @@ def test_the_table_has_a_row_per_network():
 def test_every_network_is_measured_on_test_patients(stored, tmp_path):
     out = tmp_path / "study"
     args = [*stored, "--out", out, "--backbone", json.dumps(TINY), "--n-cells", 200, *FEW]
+    plan = json.loads(run(*args, "--dry-run", "--json").stdout)
+    assert not out.exists()
+    assert list(plan["networks"].values()) == [False] * 4
+    assert [plan["parts"][part]["n_sections"] for part in ("train", "validation", "test")] == [2, 1, 1]
     first = run(*args)
     assert first.exit_code == 0, first.output
     table = pd.read_csv(out / "models.csv")
@@ -74,8 +78,10 @@ def test_every_network_is_measured_on_test_patients(stored, tmp_path):
     # what is done is not done again
     for file in out.glob("*/subtyper.json"):
         file.unlink()
-    again = run(*args)
-    assert again.output.count("done before") == 4
+    again = run(*args, "--json")
+    assert again.stderr.count("done before") == 4
+    assert [row["backbone"] for row in json.loads(again.stdout)["models"]] == [NAME] * 4
+    assert run(*args, "--dry-run").stdout.count("(done before)") == 4
     pd.testing.assert_frame_equal(pd.read_csv(out / "models.csv"), table)
     # and figures of other cells are not passed off as these
     for other in (["--seed", 1], ["--epochs", 2], ["--n-cells", 40]):
@@ -86,6 +92,9 @@ def test_every_network_is_measured_on_test_patients(stored, tmp_path):
 def test_patch_sizes_on_simulated_patients(tmp_path):
     out = tmp_path / "study"
     args = ["--simulated", 4, "--side", 256, "--study", "patches", "--patch", 32, "--patch", 64]
+    plan = run(*args, "--out", out, "--backbone", json.dumps(TINY), *FEW, "--dry-run")
+    assert "would train 2 networks of 2" in plan.stdout
+    assert not out.exists()
     done = run(*args, "--out", out, "--backbone", json.dumps(TINY), *FEW)
     assert done.exit_code == 0, done.output
     table = pd.read_csv(out / "patches.csv")

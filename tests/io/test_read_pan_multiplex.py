@@ -1,5 +1,7 @@
 """A small tree of the dataset's shape: suffixes, masks named after fields, gold labels in one CSV."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -129,3 +131,26 @@ def test_the_benchmark_prints_the_papers_table(root, tmp_path):
     expected = mine.groupby("dataset").f1.mean().mean()
     line = result.output.split("average of the datasets")[1].strip().splitlines()[1]
     assert f"{expected:.3f}"[1:] in line
+
+
+def test_the_benchmark_as_json_and_what_it_would_do(root, tmp_path):
+    one = copy(root, tmp_path, lambda g: g)
+    call = [
+        "benchmark",
+        "pan-multiplex",
+        str(one),
+        "--no-progress",
+        "--out",
+        str(tmp_path / "m.csv"),
+        "--json",
+    ]
+    with pytest.warns(NimbusWarning, match="no codex_colon"):
+        plan = json.loads(CliRunner().invoke(app, [*call, "--dry-run"]).stdout)
+    assert not (tmp_path / "m.csv").exists()
+    (told,) = plan["datasets"]
+    assert (told["dataset"], told["n_fields"], told["n_markers"]) == ("mibi_breast", 2, 2)
+    with pytest.warns(NimbusWarning, match="no codex_colon"):
+        done = json.loads(CliRunner().invoke(app, call).stdout)
+    frame = pd.read_csv(tmp_path / "m.csv")
+    assert {row["scores"] for row in done["averages"]["all"]} == set(frame.scores)
+    assert done["threshold_integrated"] > 0

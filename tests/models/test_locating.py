@@ -10,6 +10,8 @@ from nimbus_sd._core.errors import ElementNotFoundError, WeightsError
 from nimbus_sd.models import registry
 from nimbus_sd.models.hub import check_recorded
 from nimbus_sd.models.loading import save, sha256
+from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
+from nimbus_sd.models.subtyper import SubtypeConfig, SubtypeNet
 from nimbus_sd.testing import tiny_unet_model
 
 
@@ -67,3 +69,35 @@ def test_nothing_is_noted_beside_files_outside_the_cache(cached, tmp_path):
     path.write_bytes(b"x")
     check_recorded(path, "0")
     assert not path.with_name("elsewhere.pt.sha256").exists()
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A folder of each kind of model."""
+    model = tiny_unet_model(width=2, depth=3)
+    save(model.net, tmp_path / "load", model.card)
+    net = NeXtChannel(NeXtChannelConfig(markers=("CD3",)))
+    m.save_embedding(m.load_embedding(net), tmp_path / "load_embedding")
+    net = SubtypeNet(SubtypeConfig(backbone={"kind": "hovernet", "width": 2}))
+    m.save_subtyper(m.load_subtyper(net), tmp_path / "load_subtyper")
+    return tmp_path
+
+
+@pytest.mark.parametrize("held", ["load", "load_embedding", "load_subtyper"])
+@pytest.mark.parametrize("asked", ["load", "load_embedding", "load_subtyper"])
+def test_a_folder_of_another_kind_names_what_reads_it(kinds, asked, held):
+    reads = getattr(m, asked)
+    if asked == held:
+        reads(kinds / held)
+        return
+    with pytest.raises(WeightsError, match=rf"{held} holds an? .*: nb\.models\.{held} reads it, nb\.tl\."):
+        reads(kinds / held)
+
+
+def test_a_weight_file_beside_another_kind_of_card(kinds):
+    with pytest.raises(WeightsError, match=r"nb\.models\.load_subtyper reads it"):
+        m.load(kinds / "load_subtyper" / "weights.safetensors")
+    # a published file beside such a card is still one
+    other = tiny_unet_model(width=2, depth=3)
+    torch.save(other.net.state_dict(), kinds / "load_subtyper" / "mine.pt")
+    assert m.load(kinds / "load_subtyper" / "mine.pt").name == "mine"

@@ -220,6 +220,7 @@ class TestSom:
 
     def test_tree_joins_the_nodes_with_cells(self, mapped):
         (ax,) = nb.pl.som(mapped, show=False)
+        assert not _nodes(ax).get_clip_on(), "a large node at the edge would be cut off"
         lines = next(c for c in ax.collections if hasattr(c, "get_segments"))
         assert len(lines.get_segments()) == 9
         assert len(_nodes(ax).get_offsets()) == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import anndata as ad
 import igraph
@@ -13,7 +14,7 @@ import spatialdata as sd
 from scipy import sparse
 
 import nimbus_sd as nb
-from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, MissingExtraError, NimbusWarning
 from nimbus_sd.arrays.neighbour_graph import jaccard_graph
 from nimbus_sd.tl import _neighbour_graph
 from nimbus_sd.tl._neighbour_graph import GraphSettings, communities, completed, nearest
@@ -348,3 +349,19 @@ def test_everything_written_survives_the_disk(adata, tmp_path):
     counts = back.uns["rediscovery"]["counts"]
     np.testing.assert_allclose(counts / counts.sum(1, keepdims=True), frame)
     assert list(back.uns["rediscovery"]["assigned"]) == list(frame.columns)
+
+
+@pytest.mark.parametrize("function", ["phenograph", "subcluster"])
+def test_a_missing_igraph_is_named_before_the_search(adata, function, monkeypatch):
+    adata.obs["types"] = pd.Categorical(["a"] * adata.n_obs)
+    before = adata.copy()
+    monkeypatch.setitem(sys.modules, "igraph", None)
+    monkeypatch.setattr(_neighbour_graph, "nearest", None)
+    call = {
+        "phenograph": lambda: nb.tl.phenograph(adata, use_rep="X"),
+        "subcluster": lambda: nb.tl.subcluster(adata, "types", "a", use_rep="X"),
+    }[function]
+    with pytest.raises(MissingExtraError, match=r"nimbus-sd\[leiden\]"):
+        call()
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert not adata.uns

@@ -20,6 +20,7 @@ import nimbus_sd as nb
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning, WeightsError
 from nimbus_sd._core.stain import combine
 from nimbus_sd._sdata import subtype_cells, subtype_training
+from nimbus_sd._sdata.cell_request import CellRequest
 from nimbus_sd.engine.embedding import supply
 from nimbus_sd.engine.subtyping.inputs import prepare
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
@@ -123,7 +124,7 @@ def test_the_model_knows_how_it_was_made(sdata, tmp_path, unchanged):
     assert_same(model, load_subtyper(tmp_path / "mine"))
     assert (card.name, card.markers, card.patch, card.mpp) == ("tiny", MARKERS, 24, 0.325)
     assert card.thresholds == {"CD45": 0.5, "CD3e": 0.5}
-    assert card.hierarchy == {"CD3e": "CD45"}
+    assert card.hierarchy == {"CD3e": "CD45"}, "the usual one: labels were not curated"
     obs = sdata["gates"].obs
     for part in ("train", "validation", "test"):
         mine = obs[obs["split"] == part]
@@ -565,3 +566,14 @@ def test_markers_without_labels_are_not_learnt():
     assert model.card.hierarchy == {"CD4": "CD45"}
     with pytest.raises(InputError, match="CD3e: no cell has a label in layer 'gated'"):
         nb.tl.train_subtyper(sdata, n_cells=60, markers=["CD45", "CD3e"], **QUIET)
+
+
+def test_the_model_gets_the_hierarchy_that_labels_were_curated_by():
+    objects = {of: make(2, of=of) for of in "ab"}
+    nb.pp.curate_hierarchy(objects["a"]["gates"], {"CD45": "CD3e"})
+    request = CellRequest(None, None, "gated", None, "patient", None, (1, 1, 0), 20, None, None, 0)
+    found = subtype_cells.cells_for(objects, request, patch=24, mpp=0.325)
+    assert found.hierarchy == {"CD45": "CD3e"}
+    nb.pp.curate_hierarchy(objects["b"]["gates"])
+    with pytest.warns(NimbusWarning, match=r"curated by different hierarchies.*\(none\)"):
+        assert subtype_cells.cells_for(objects, request, patch=24, mpp=0.325).hierarchy == {}

@@ -202,7 +202,6 @@ def _fitted(request: EmbedRequest, journal: Journal) -> Normalization:
         n_threads=request.runner.config.n_threads,
         progress=request.progress,
         client=request.runner.client,
-        stacklevel=6,
     )
     journal.note("normalization", fitted.to_dict())
     return fitted

@@ -86,28 +86,19 @@ def train_embedding(
     given_batch
         Whether the user chose the batch size, so that it is not shrunk to the cells there are.
     """
-    check_request(request, trainer, out)
-    check_stop(stop_at)
-    objects = as_cohort(sdata)
-    found = resolve_centers(
-        objects,
-        image=request.image,
-        centers=request.centers,
-        channels=request.channels,
-        coordinate_system=request.coordinate_system,
-        mpp=request.mpp,
+    prepared = prepare(
+        sdata, request, config, given_batch=given_batch, out=out, trainer=trainer, stop_at=stop_at
     )
-    check_network(config, found.channels)
-    samples = [s.patches for s in found.samples]
-    for sample in samples:
-        check_size(sample, config.size)
-    classes = None if request.probe is None else classes_of(objects, found, request.probe, request.table)
-    trained, held = divide(len(found), config)
-    judged = held if classes is None else with_class(held, classes, request.probe)
-    config = fit_batch(config, len(trained), given=given_batch)
+    found, config, classes = prepared.found, prepared.config, prepared.classes
     scales = find_scales(found, request)
     data = gather(
-        samples, found.channels, scales, config, rows=(trained, judged), classes=classes, request=request
+        [s.patches for s in found.samples],
+        found.channels,
+        scales,
+        config,
+        rows=(prepared.trained, prepared.judged),
+        classes=classes,
+        request=request,
     )
     options: dict[str, Any] = {
         "out": None if out is None else out / RUN,
@@ -124,6 +115,61 @@ def train_embedding(
     card = card_of(result, found, scales, data, command=command)
     model = EmbeddingModel(result.net, card)
     return model if out is None or not result.main else save_embedding(model, out)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before a pixel is read.
+
+    Attributes
+    ----------
+    found
+        Cells with their images.
+    config
+        With a batch that the cells fill.
+    trained, judged
+        Rows of the cells that are trained on, and of those held out to judge.
+    classes
+        Of all cells, to judge by; None where none are named.
+    """
+
+    found: CenterSet
+    config: EmbeddingTrainConfig
+    trained: np.ndarray
+    judged: np.ndarray
+    classes: np.ndarray | None
+
+
+def prepare(
+    sdata: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    request: EmbeddingRequest,
+    config: EmbeddingTrainConfig,
+    *,
+    given_batch: bool,
+    out: Path | None,
+    trainer: str,
+    stop_at: int | None,
+) -> Prepared:
+    """Find cells and images, and check everything that can be checked without their pixels."""
+    check_request(request, trainer, out)
+    check_stop(stop_at)
+    objects = as_cohort(sdata)
+    found = resolve_centers(
+        objects,
+        image=request.image,
+        centers=request.centers,
+        channels=request.channels,
+        coordinate_system=request.coordinate_system,
+        mpp=request.mpp,
+    )
+    check_network(config, found.channels)
+    for sample in found.samples:
+        check_size(sample.patches, config.size)
+    classes = None if request.probe is None else classes_of(objects, found, request.probe, request.table)
+    trained, held = divide(len(found), config)
+    judged = held if classes is None else with_class(held, classes, request.probe)
+    config = fit_batch(config, len(trained), given=given_batch)
+    return Prepared(found, config, trained, judged, classes)
 
 
 def check_request(request: EmbeddingRequest, trainer: str, out: Path | None) -> None:
@@ -180,7 +226,7 @@ def fit_batch(config: EmbeddingTrainConfig, n: int, *, given: bool) -> Embedding
         f"{n} cells to train on are fewer than a batch of {config.batch}: the batch is {n} cells. So few "
         "can't show what tells cells apart; train on more images",
         NimbusWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return replace(config, batch=n)
 
@@ -197,7 +243,6 @@ def find_scales(found: CenterSet, request: EmbeddingRequest) -> Normalization:
         rule="dataset",
         n_threads=request.n_threads,
         progress=request.progress,
-        stacklevel=5,
     )
 
 

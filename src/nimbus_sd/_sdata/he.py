@@ -112,7 +112,7 @@ def _check_mpp(sdata: SpatialData, sample: CenterSample, *, given: bool) -> None
             f"mpp={value:g}, but the scale of image {name!r} to {MICRONS!r} says {own:.4g} µm per px; the "
             "former is used. Leave mpp= out, or correct the scale",
             NimbusWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.version import __version__
 from nimbus_sd._sdata.place import as_url
-from nimbus_sd._sdata.samples import SampleSet
-from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.run import Runner
-from nimbus_sd.engine.source import ImageSource, LabelSource
 from nimbus_sd.models.hub import cache_folder
-from nimbus_sd.models.loading import LoadedModel
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # normalisation comes by here, and needs no torch
     from distributed import Client
+    from torch import nn
+
+    from nimbus_sd._sdata.samples import SampleSet
+    from nimbus_sd.engine.normalization import Normalization
+    from nimbus_sd.engine.run import Runner
+    from nimbus_sd.engine.source import ImageSource, LabelSource
+    from nimbus_sd.models.loading import LoadedModel
 
 
 def active_client(client: Client | bool | None) -> Client | None:

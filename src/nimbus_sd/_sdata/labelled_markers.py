@@ -1,15 +1,17 @@
-"""Markers that tables have labels for: those asked for, or those of the lymphocyte sub-types."""
+"""Markers that tables have labels for, and the hierarchy that these labels were held to."""
 
 from __future__ import annotations
 
+import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 
 import anndata as ad
 import numpy as np
 
-from nimbus_sd._core.errors import ElementNotFoundError, InputError
-from nimbus_sd._core.hierarchy import MARKERS
+from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.hierarchy import HIERARCHY, MARKERS, contracted
 from nimbus_sd._sdata.truth import matrix
 
 log = logging.getLogger("nimbus_sd")
@@ -56,6 +58,45 @@ def markers_of(
         )
         raise InputError(msg)
     return names
+
+
+def hierarchy_of(tables: Mapping[str, ad.AnnData], markers: Sequence[str], *, layer: str) -> dict[str, str]:
+    """The tree that :func:`nimbus_sd.pp.curate_hierarchy` held a layer to, else the usual one.
+
+    Of tables that were curated by different trees only the rules that all of them have are kept.
+
+    Parameters
+    ----------
+    tables
+        By name.
+    markers
+        Those that are learnt; the tree is one over them.
+    layer
+        Layer with the labels.
+
+    Warns
+    -----
+    NimbusWarning
+        If trees differ.
+    """
+    records = [table.uns.get(f"{layer}_hierarchy") for table in tables.values()]
+    trees = [
+        contracted(json.loads(record["tree"]), markers)
+        for record in records
+        if isinstance(record, Mapping) and "tree" in record
+    ]
+    if not trees:
+        return contracted(HIERARCHY, markers)
+    shared = {child: above for child, above in trees[0].items() if all(t.get(child) == above for t in trees)}
+    if any(tree != shared for tree in trees):
+        told = ", ".join(f"{above} > {child}" for child, above in shared.items()) or "none"
+        warnings.warn(
+            f"labels in layer {layer!r} were curated by different hierarchies; the model gets the rules that "
+            f"all of them have ({told})",
+            NimbusWarning,
+            stacklevel=6,
+        )
+    return shared
 
 
 def _default(tables: Mapping[str, ad.AnnData], layer: str) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import dask.array as da
 from spatialdata.models import Image2DModel, Labels2DModel
-from spatialdata.models.pyramids_utils import dask_arrays_to_datatree
 from spatialdata.transformations import set_transformation
 from spatialdata.transformations._utils import compute_coordinates
+from xarray import DataArray, Dataset, DataTree
 
 
 def element_of_levels(
@@ -36,7 +36,13 @@ def element_of_levels(
         dims = ("c", "y", "x")
         names = list(range(levels[0].shape[0]) if channels is None else channels)
     if len(levels) > 1:
-        tree = dask_arrays_to_datatree(list(levels), dims=dims, channels=names)
+        coords = {} if names is None else {"c": names}
+        tree = DataTree.from_dict(
+            {
+                f"scale{i}": Dataset({"image": DataArray(level, name="image", dims=dims, coords=coords)})
+                for i, level in enumerate(levels)
+            }
+        )
         set_transformation(tree, dict(transformations), set_all=True)
         return compute_coordinates(tree)
     if names is None:

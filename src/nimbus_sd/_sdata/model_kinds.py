@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from nimbus_sd._core.errors import WeightsError
-from nimbus_sd.models import card, embedding, loading, subtyper
+from nimbus_sd.models import embedding, loading, subtyper
+from nimbus_sd.models.folder_kinds import EMBEDDING, KINDS, POSITIVITY, SUBTYPER
 
-POSITIVITY, EMBEDDING, SUBTYPER = card.CARD_FILE, embedding.CARD_FILE, subtyper.CARD_FILE
-_KINDS = {  # what it is called, its class, what uses it, what makes it
-    POSITIVITY: ("a model of marker positivity", loading.LoadedModel, "nb.tl.predict", "nb.tl.train"),
-    EMBEDDING: ("an embedding model", embedding.EmbeddingModel, "nb.tl.embed", "nb.tl.train_embedding"),
-    SUBTYPER: (
-        "a sub-typing model",
-        subtyper.SubtypeModel,
-        "nb.tl.predict_subtypes",
-        "nb.tl.train_subtyper",
-    ),
+__all__ = ["EMBEDDING", "POSITIVITY", "SUBTYPER", "check_kind"]
+
+_CLASSES = {
+    POSITIVITY: loading.LoadedModel,
+    EMBEDDING: embedding.EmbeddingModel,
+    SUBTYPER: subtyper.SubtypeModel,
 }
 
 
@@ -33,11 +30,11 @@ def check_kind(model: object, kind: str) -> None:
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is not None and (folder / kind).is_file():
         return
-    for other, (what, own, user, _) in _KINDS.items():
+    for other, own in _CLASSES.items():
         if other == kind:
             continue
         if isinstance(model, own) or (folder is not None and (folder / other).is_file()):
-            _, _, mine, maker = _KINDS[kind]
-            where = f"model= is {what}" if folder is None else f"{folder} holds {what}"
-            msg = f"{where}, for {user}; {mine} takes another kind: {maker} makes one"
+            given, wanted = KINDS[other], KINDS[kind]
+            where = f"model= is {given.what}" if folder is None else f"{folder} holds {given.what}"
+            msg = f"{where}, for {given.user}; {wanted.user} takes another kind: {wanted.maker} makes one"
             raise WeightsError(msg)

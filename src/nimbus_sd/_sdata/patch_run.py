@@ -15,15 +15,40 @@ from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.centers import CenterSample, CenterSet
 from nimbus_sd._sdata.destination import Destination
 from nimbus_sd._sdata.progress import progress_bar
+from nimbus_sd._sdata.sizes import bytes_of
 from nimbus_sd._sdata.target import on_disk
 from nimbus_sd.arrays.cells import Cells
 from nimbus_sd.engine.journal import Journal
-from nimbus_sd.engine.patch_job import PatchJob
+from nimbus_sd.engine.patch_job import PatchConfig, PatchJob
 from nimbus_sd.engine.run import run_job
 from nimbus_sd.engine.run_folder import key_of, run_folder
 from nimbus_sd.engine.work import Runs
 
 J = TypeVar("J", bound=PatchJob)
+
+
+def patch_config(
+    *,
+    batch_size: int | None,
+    n_threads: int,
+    device: str | Sequence[str],
+    precision: str,
+    memory: int | str | None,
+) -> PatchConfig:
+    """How to run, as the public functions take it.
+
+    Raises
+    ------
+    InputError
+        If `memory` is no size, or another value is out of range.
+    """
+    return PatchConfig(
+        batch_size=batch_size,
+        n_threads=n_threads,
+        device=device if isinstance(device, str) else tuple(device),
+        precision=precision,
+        memory=bytes_of(memory),
+    )
 
 
 def check_stored(target: Destination, sample: CenterSample) -> None:

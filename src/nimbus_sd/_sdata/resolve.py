@@ -88,6 +88,11 @@ def resolve_pairs(
     """
     if not len(sdata.labels):
         msg = "the object has no labels; add a segmentation with sdata['cells'] = Labels2DModel.parse(...)"
+        if len(sdata.shapes):
+            known = ", ".join(map(repr, sdata.shapes))
+            msg += (
+                f", or draw shapes ({known}) with spatialdata.rasterize(..., return_regions_as_labels=True)"
+            )
         raise InputError(msg)
     names = _labels_names(sdata, image, labels)
     pairs = []

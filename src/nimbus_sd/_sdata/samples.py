@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS, select_channels
 from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._core.frames import user_stacklevel
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs, resolve_sample
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
@@ -166,7 +167,6 @@ def fit_over(
         n_threads=n_threads,
         progress=progress,
         client=client,
-        stacklevel=5,
     )
 
 
@@ -179,7 +179,6 @@ def fit_images(
     n_threads: int,
     progress: bool,
     client: Client | None = None,
-    stacklevel: int = 4,
 ) -> Normalization:
     """Fit one normalisation over images, each counted once (by name); warn of flagged channels."""
     once = {image.name: image for image in images}
@@ -197,7 +196,6 @@ def fit_images(
     for flag, meaning in _MEANING.items():
         named = [c for c, f in zip(fitted.channels, fitted.flags, strict=True) if f == flag]
         if named:
-            warnings.warn(
-                f"{flag} channels: {', '.join(named)} ({meaning})", NimbusWarning, stacklevel=stacklevel
-            )
+            text = f"{flag} channels: {', '.join(named)} ({meaning})"
+            warnings.warn(text, NimbusWarning, stacklevel=user_stacklevel())
     return fitted

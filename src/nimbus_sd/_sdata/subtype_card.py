@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from spatialdata import SpatialData
 
-from nimbus_sd._core.hierarchy import HIERARCHY, contracted
 from nimbus_sd._sdata.cell_request import CellRequest
 from nimbus_sd._sdata.labelled_sections import DRAWN, SAMPLED, SPLIT
 from nimbus_sd._sdata.subtype_cells import DEFAULT_SPLIT, N_CELLS, CellSplit
@@ -46,7 +45,7 @@ def card_of(
         mpp=config.mpp,
         patch=config.patch,
         thresholds=dict.fromkeys(markers, config.threshold),
-        hierarchy=contracted(HIERARCHY, markers),
+        hierarchy=dict(found.hierarchy),
         training={
             **config.to_dict(),
             "pretrained": result.origin,

@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata import labelled_sections as cells
 from nimbus_sd._sdata.cell_request import CellRequest, labels_table
-from nimbus_sd._sdata.labelled_markers import markers_of
+from nimbus_sd._sdata.labelled_markers import hierarchy_of, markers_of
 from nimbus_sd._sdata.placed_cells import Lost, Placed, check_lost, check_once, place_cells
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 from nimbus_sd.engine.subtyping.apart import split_by_place
@@ -61,6 +61,8 @@ class CellSplit:
         Whether validation is another place of the same sections.
     split_before
         Whether the table says who is trained on.
+    hierarchy
+        Which marker implies which, child to parent, as the labels were curated.
     drawn
         What :func:`nimbus_sd.pp.sample_cells` recorded in the first table; empty where it did not.
     """
@@ -72,6 +74,7 @@ class CellSplit:
     report: pd.DataFrame | None
     by_place: bool
     split_before: bool = False
+    hierarchy: Mapping[str, str] = field(default_factory=dict)
     drawn: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -112,7 +115,7 @@ def cells_for(
             placed, gone = place_cells(objects[section.of], tables[section.of], section, mine, request)
             by_part[parts[section.patient]] += placed
             lost += gone
-    check_lost(lost, n_placed=sum(map(len, by_part.values())), stacklevel=5)
+    check_lost(lost, n_placed=sum(map(len, by_part.values())), stacklevel=6)
     by_place = not by_part[VALIDATION] and len({s.patient for s in sections}) == 1
     if by_place:
         by_part = _apart(by_part[TRAIN], patch, mpp)
@@ -139,6 +142,7 @@ def cells_for(
         report,
         by_place,
         split_before=request.split is None and any(cells.SPLIT in t.obs for t in tables.values()),
+        hierarchy=hierarchy_of(tables, markers, layer=request.layer),
         drawn=dict(next(iter(tables.values())).uns.get(cells.DRAWN, {})),
     )
 
@@ -193,8 +197,8 @@ def _choose(
     n_cells = N_CELLS if request.n_cells is None else request.n_cells
     drawn = cells.draw_sections(sections, parts, n_cells=n_cells, seed=request.seed)
     report = cells.report_of(sections, drawn, parts, markers)
-    cells.warn_of_missing(report, n_cells=n_cells, stacklevel=6)
-    cells.warn_of_crowded(drawn, markers, stacklevel=6)
+    cells.warn_of_missing(report, n_cells=n_cells, stacklevel=7)
+    cells.warn_of_crowded(drawn, markers, stacklevel=7)
     return [d.rows for d in drawn], report
 
 
@@ -214,7 +218,7 @@ def _warn_of_other_labels(
             f"layer {request.layer!r} and {', '.join(markers)}, whose classes it need not balance; call "
             "nb.pp.sample_cells again, or pass n_cells= to draw now",
             NimbusWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
         return
 
@@ -225,7 +229,7 @@ def _apart(placed: Sequence[Placed], patch: int, mpp: float) -> dict[str, list[P
         "all cells are of one patient: validation is another place of the same section, a patch apart, and "
         "its figures are better than those of another patient would be. Train with several patients",
         NimbusWarning,
-        stacklevel=6,
+        stacklevel=7,
     )
     out: dict[str, list[Placed]] = {TRAIN: [], VALIDATION: []}
     for sample, targets in placed:

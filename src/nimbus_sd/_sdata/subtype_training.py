@@ -64,13 +64,8 @@ def train_subtyper(
     training: Training,
 ) -> SubtypeModel:
     """Choose cells, cut patches, train, save; see :func:`nimbus_sd.tl.train_subtyper`."""
-    check_training(training)
-    config, out = training.config, training.out
-    objects = as_cohort(sdata)
-    found = cells_for(objects, request, patch=config.patch, mpp=config.mpp)
-    check_classes(found)
-    config = fit_batch(config, len(found.train.targets), given=training.given_batch)
-    check_data(out, told_of(found, config))
+    out, objects = training.out, as_cohort(sdata)
+    found, config = choose(objects, request, training)
     data = gather(found, config, training.plan)
     options: dict[str, Any] = {
         "out": None if out is None else out / RUN,
@@ -90,6 +85,19 @@ def train_subtyper(
     labels = labels_of(objects, request, found)
     model = SubtypeModel(result.net, card_of(result, found, labels=labels, command=training.command))
     return model if out is None or not result.main else save_subtyper(model, out)
+
+
+def choose(
+    objects: Mapping[str, SpatialData], request: CellRequest, training: Training
+) -> tuple[CellSplit, SubtypeTrainConfig]:
+    """Cells with their places and labels, and the configuration fitted to them; no pixel is read."""
+    check_training(training)
+    config = training.config
+    found = cells_for(objects, request, patch=config.patch, mpp=config.mpp)
+    check_classes(found)
+    config = fit_batch(config, len(found.train.targets), given=training.given_batch)
+    check_data(training.out, told_of(found, config))
+    return found, config
 
 
 def check_training(training: Training) -> None:
@@ -122,7 +130,7 @@ def check_classes(found: CellSplit) -> None:
             "AUROC and balanced accuracy of some markers are not defined in validation, and training stops "
             f"by those of the others. {'; '.join(f'{m}: {why}' for m, why in reasons.items())}",
             NimbusWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -136,7 +144,7 @@ def fit_batch(config: SubtypeTrainConfig, n: int, *, given: bool) -> SubtypeTrai
         f"{n} cells to train on are fewer than a step of {config.batch} x {config.accumulation} patches: it "
         f"is {batch} x {accumulation} instead. Train on more sections, or pass batch_size= and accumulation=",
         NimbusWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return replace(config, batch=batch, accumulation=accumulation)
 

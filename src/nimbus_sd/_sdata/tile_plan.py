@@ -97,7 +97,42 @@ class StorePlan:
     places: tuple[tuple[int, Tile], ...]
 
 
-def plan_store(sdata: SpatialData, path: Path, request: TileRequest) -> StorePlan:
+@dataclass(frozen=True)
+class TileSurvey:
+    """What elements and table tell, before a pixel is read.
+
+    Attributes
+    ----------
+    found
+        Table and layer of the labels.
+    samples
+        Fields.
+    markers
+        Those with labels.
+    owners
+        Labels element to its image, field by field.
+    splits
+        Labels element to the name of its split.
+    factors
+        Image px per model px, by field.
+    side
+        Of the tiles, model px.
+    places
+        Of every tile, by field.
+    """
+
+    found: LabelledTable
+    samples: SampleSet
+    markers: list[str]
+    owners: Mapping[str, str]
+    splits: Mapping[str, str]
+    factors: list[float]
+    side: int
+    places: list[list[Tile]]
+
+
+def survey_store(sdata: SpatialData, request: TileRequest) -> TileSurvey:
+    """Find table, fields and markers, and divide them; pixels are left alone."""
     named = request.labels is not None or isinstance(request.image, Mapping)
     found = find_table(sdata, table=request.table, layer=request.labels_layer, regions=None)
     samples = _samples(sdata, request, request.labels if named else labelled_regions(found, sdata))
@@ -115,10 +150,17 @@ def plan_store(sdata: SpatialData, path: Path, request: TileRequest) -> StorePla
     shapes = [s.sample.labels.shape for s in samples.samples]
     factors = [scale_factor(float(s.sample.mpp or np.nan), request.model_mpp) for s in samples.samples]
     side = fit_tile(shapes, factors, request.tile)
-    per_field = [
+    places = [
         cut_places(shape, factor=f, tile=side, overlap=request.overlap)
         for shape, f in zip(shapes, factors, strict=True)
     ]
+    return TileSurvey(found, samples, markers, owners, splits, factors, side, places)
+
+
+def plan_store(sdata: SpatialData, path: Path, request: TileRequest) -> StorePlan:
+    survey = survey_store(sdata, request)
+    found, samples, markers = survey.found, survey.samples, survey.markers
+    regions = tuple(survey.owners)
     cells, targets = _targets(found, samples, markers)
     normalization = _normalization(samples, markers, request)
     scale, extra_scale = (
@@ -138,18 +180,18 @@ def plan_store(sdata: SpatialData, path: Path, request: TileRequest) -> StorePla
         quantile=float(normalization.quantile),
         rule=normalization.rule,
         mpp=float(request.model_mpp),
-        tile=side,
+        tile=survey.side,
         overlap=request.overlap,
         dtype=request.dtype,
         fields=regions,
-        images=tuple(owners[r] for r in regions),
-        factors=tuple(map(float, factors)),
-        places=tuple(map(len, per_field)),
+        images=tuple(survey.owners.values()),
+        factors=tuple(map(float, survey.factors)),
+        places=tuple(map(len, survey.places)),
         cells=tuple(int(c.ids.size) for c in cells),
-        splits=tuple(splits[r] for r in regions),
+        splits=tuple(survey.splits[r] for r in regions),
         targets_sha256=digest.hexdigest(),
     )
-    places = tuple((k, place) for k, each in enumerate(per_field) for place in each)
+    places = tuple((k, place) for k, each in enumerate(survey.places) for place in each)
     return StorePlan(samples.samples, settings, cells, targets, places)
 
 

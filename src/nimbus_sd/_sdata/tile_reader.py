@@ -208,7 +208,7 @@ class TileStore:
         Returns
         -------
         The folder as a source; elsewhere ``ArraySource.open(folder)`` of
-        :mod:`nimbus_sd.engine.training.array_source` opens it.
+        :class:`~nimbus_sd.engine.training.array_source.ArraySource` opens it.
         """
         return write_npy(self, folder, dtype=dtype)
 

@@ -15,10 +15,11 @@ from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.tile_format import KIND
 from nimbus_sd._sdata.tile_reader import TileStore
 from nimbus_sd._sdata.tile_store import TileRequest, write_tiles
+from nimbus_sd.engine.device import resolve_device, resolve_precision
 from nimbus_sd.engine.training.array_source import INDEX_FILE, ArraySource
 from nimbus_sd.engine.training.config import TrainConfig
 from nimbus_sd.engine.training.export import check_card, describe_data, export
-from nimbus_sd.engine.training.loop import TrainResult, fit
+from nimbus_sd.engine.training.loop import TrainResult, fit, last_step
 from nimbus_sd.engine.training.sources import SplitSource, TileSource
 from nimbus_sd.models.card import ModelCard
 from nimbus_sd.models.loading import LoadedModel, load
@@ -66,6 +67,8 @@ def run_training(
         msg = f"trainer={trainer!r}; valid: {', '.join(TRAINERS)}"
         raise InputError(msg)
     settings = read_config(config)
+    last_step(settings, stop_at)  # wrong arguments are said before tiles are written
+    resolve_precision(precision, resolve_device(device))
     settings, start = start_from(settings, model)
     parent = None if start is None else start.card
     if parent is not None and near:
@@ -170,19 +173,10 @@ def open_tiles(
         If `data` is none of these.
     """
     if isinstance(data, SpatialData):
-        request = TileRequest(
-            labels_layer=labels_layer,
-            table=table,
-            mpp=mpp,
-            model_mpp=card.mpp,
-            quantile=card.quantile,
-            rule=card.rule,
-            split=(1.0, 0.0, 0.0) if all_fields else (0.8, 0.1, 0.1),
-            dataset=Path(data.path).stem if data.path is not None else "data",
-            n_threads=n_threads,
-            progress=progress,
+        request = tile_request(
+            data, card, labels_layer=labels_layer, table=table, mpp=mpp, all_fields=all_fields
         )
-        return write_tiles(data, store, request)
+        return write_tiles(data, store, replace(request, n_threads=n_threads, progress=progress))
     if isinstance(data, str | Path):
         return open_path(Path(data))
     if isinstance(data, TileSource):
@@ -191,6 +185,28 @@ def open_tiles(
         f"data is a {type(data).__name__}; pass a SpatialData object, the path of training tiles, or a source"
     )
     raise InputError(msg)
+
+
+def tile_request(
+    sdata: SpatialData,
+    card: ModelCard,
+    *,
+    labels_layer: str,
+    table: str | None,
+    mpp: float | None,
+    all_fields: bool,
+) -> TileRequest:
+    """What tiles of an object to train on, made as the model of `card` wants them."""
+    return TileRequest(
+        labels_layer=labels_layer,
+        table=table,
+        mpp=mpp,
+        model_mpp=card.mpp,
+        quantile=card.quantile,
+        rule=card.rule,
+        split=(1.0, 0.0, 0.0) if all_fields else (0.8, 0.1, 0.1),
+        dataset=Path(sdata.path).stem if sdata.path is not None else "data",
+    )
 
 
 def is_tiles(path: Path) -> bool:

@@ -164,8 +164,8 @@ def _densest(points: np.ndarray, shape: tuple[int, int]) -> tuple[int, int, int,
         y, x = (shape[0] - side_y) // 2, (shape[1] - side_x) // 2
         return y, y + side_y, x, x + side_x
     total = np.zeros_like(counts)
-    for i in range(4):
-        for j in range(4):
+    for i in range(min(4, counts.shape[0])):  # an image smaller than the square has fewer
+        for j in range(min(4, counts.shape[1])):
             total[: counts.shape[0] - i, : counts.shape[1] - j] += counts[i:, j:]
     y, x = (int(k) * step for k in np.unravel_index(int(total.argmax()), total.shape))
     y, x = min(y, shape[0] - side_y), min(x, shape[1] - side_x)

@@ -88,7 +88,9 @@ def fit_calibrator(truth: np.ndarray, scores: np.ndarray, *, method: str = "temp
 
     References
     ----------
-    Guo et al. 2017 (temperature); Platt 1999; Zadrozny and Elkan 2002 (isotonic).
+    Guo et al. (2017), *On calibration of modern neural networks* (temperature); Platt (1999),
+    *Probabilistic outputs for support vector machines*; Zadrozny and Elkan (2002),
+    *Transforming classifier scores into accurate multiclass probability estimates* (isotonic).
 
     Examples
     --------

@@ -32,7 +32,8 @@ def haematoxylin(rgb: np.ndarray) -> np.ndarray:
 
     References
     ----------
-    Ruifrok and Johnston (2001), "Quantification of histochemical staining by color deconvolution".
+    Ruifrok and Johnston (2001), *Quantification of histochemical staining by color
+    deconvolution*.
 
     Examples
     --------

@@ -82,7 +82,7 @@ def consensus(z: np.ndarray, n_clusters: int, *, method: str, seed: int) -> tupl
 
     References
     ----------
-    Monti et al., Machine Learning 52:91 (2003).
+    Monti et al. (2003), *Consensus clustering*, Machine Learning 52:91.
 
     Examples
     --------

@@ -26,7 +26,7 @@ def jaccard_graph(neighbours: np.ndarray) -> sparse.csr_matrix:
 
     References
     ----------
-    Levine et al., Cell 162:184 (2015), PhenoGraph.
+    Levine et al. (2015), PhenoGraph, Cell 162:184.
 
     Examples
     --------

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from nimbus_sd._core.errors import NimbusError
-from nimbus_sd.cli._warnings import one_line_each
+from nimbus_sd.cli._guard import interruptible, one_message
+from nimbus_sd.cli._warnings import notes_once, one_line_each
 from nimbus_sd.cli.benchmark import benchmark
+from nimbus_sd.cli.calibrate import calibrate
+from nimbus_sd.cli.cluster import cluster
 from nimbus_sd.cli.convert import convert
 from nimbus_sd.cli.demo import demo
+from nimbus_sd.cli.doctor import doctor
+from nimbus_sd.cli.embed import embed
+from nimbus_sd.cli.evaluate import evaluate
+from nimbus_sd.cli.gate import gate
+from nimbus_sd.cli.integrate import integrate
 from nimbus_sd.cli.models import models
 from nimbus_sd.cli.predict import predict
 from nimbus_sd.cli.report import report
 from nimbus_sd.cli.review import review
+from nimbus_sd.cli.subtype import subtype
 from nimbus_sd.cli.train import finetune, train
+from nimbus_sd.cli.train_embedding import train_embedding
+from nimbus_sd.cli.train_subtyper import train_subtyper
 
 app = typer.Typer(
     name="nimbus-sd",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (convert, predict, review, report, train, finetune, demo, models):
-    app.command()(command)
-app.add_typer(benchmark, name="benchmark")
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Score cells": (convert, predict, integrate, report),
+    "Find cell types": (cluster, review),
+    "Measure": (evaluate, calibrate),
+    "Train": (train, finetune),
+    "Embed cells without segmentation": (train_embedding, embed),
+    "Sub-types on H&E": (gate, train_subtyper, subtype),
+    "This program": (models, demo, doctor),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(interruptible(_command))
+app.add_typer(benchmark, name="benchmark", rich_help_panel="Measure")
 
 
 def _say_version(asked: bool) -> None:
@@ -51,12 +72,5 @@ def main() -> None:
     """Run the program; expected errors become one message and exit code 1."""
     # warns once per labels element of every SpatialData store, with nothing for the user to do
     logging.getLogger("ome_zarr").setLevel(logging.ERROR)
-    try:
-        with one_line_each():
-            app()
-    except NimbusError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except FileNotFoundError as error:
-        typer.echo(f"error: no such file or folder: {error.filename or error}", err=True)
-        sys.exit(1)
+    with one_message(), one_line_each(), notes_once():
+        app()

@@ -125,9 +125,7 @@ class Study:
         """
         import pandas as pd
 
-        known = {row.name: self._about(row) for row in rows}
-        for row in rows:
-            self._check(row, known[row.name])
+        known = self.check(rows)
         for row in rows:
             file = self.out / row.name / RESULT
             there = file.is_file()
@@ -139,6 +137,13 @@ class Study:
                 with whole_file(file) as partial:
                     frame.assign(**row.told).to_csv(partial, index=False)
             yield row, pd.read_csv(file), there
+
+    def check(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+        """What each row's figures depend on; raises if one can't be trained, or `out` holds another study."""
+        known = {row.name: self._about(row) for row in rows}
+        for row in rows:
+            self._check(row, known[row.name])
+        return known
 
     def _check(self, row: Row, about: dict[str, Any]) -> None:
         """Raise before anything is trained: for a marker that is not there, or a folder of another study."""
@@ -242,9 +247,10 @@ def _test_cells(
 
     region_key, instance_key = link_keys(table)
     chosen = table[(table.obs["split"] == "test") & table.obs["sampled"]]
+    # cells outside their H&E are left out, as in training
     for region in chosen.obs[region_key].astype(str).unique():
         labels = chosen[chosen.obs[region_key].astype(str) == region].copy()
-        sample = he_centers(sdata, image=image, centers=[region]).samples[0]
+        sample = he_centers(sdata, image=image, centers=[region], strict=False).samples[0]
         at = pd.Index(sample.ids).get_indexer(labels.obs[instance_key].to_numpy())
         labels, at = labels[at >= 0].copy(), at[at >= 0]
         where = get_transformation(sdata[sample.image_name], get_all=True)

@@ -1,4 +1,4 @@
-"""Files of all cells beside the stores: checked before the work, whole or not there."""
+"""Tables in files beside the stores: checked before the work, written whole, read back."""
 
 from __future__ import annotations
 
@@ -43,6 +43,34 @@ def _is_table(folder: Path) -> bool:
         return zarr.open_group(folder, mode="r").attrs.get("encoding-type") == "anndata"
     except FileNotFoundError:
         return False
+
+
+def check_ending(option: str, path: Path | None, *endings: str) -> None:
+    """Raise unless a file's name ends in one of these."""
+    if path is not None and path.suffix.lower() not in endings:
+        msg = f"{option} {path}: valid endings are {' and '.join(endings)}"
+        raise InputError(msg)
+
+
+def read_table(option: str, path: str | Path) -> AnnData:
+    """Read a table from ``.h5ad``, or from a zarr folder such as ``store.zarr/tables/nimbus``.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    import anndata as ad
+
+    from nimbus_sd._sdata.place import as_local
+
+    place = as_local(path)
+    if place.is_dir() and _is_table(place):
+        return ad.read_zarr(place)
+    if place.is_file() and place.suffix.lower() == ".h5ad":
+        return ad.read_h5ad(place)
+    msg = f"{option} {path}: there is no table; valid: a .h5ad file, or a folder such as STORE/tables/nimbus"
+    raise InputError(msg)
 
 
 def write_csv(

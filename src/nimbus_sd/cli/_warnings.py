@@ -1,7 +1,8 @@
-"""Warnings as a user of the command line needs them: ours as one line each, the libraries' not at all."""
+"""Warnings and notes on stderr: ours, one line and once each; the libraries' warnings not at all."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,3 +44,30 @@ def one_line_each() -> Iterator[None]:
         warnings.showwarning = show
         warnings.simplefilter("always", NimbusWarning)
         yield
+
+
+class _Once(logging.Handler):
+    """Says every message once: a check before the work and the work itself log the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._said:
+            self._said.add(text)
+            typer.echo(text, err=True)
+
+
+@contextmanager
+def notes_once() -> Iterator[None]:
+    """Print what the package logs on stderr, every message once."""
+    logger, handler = logging.getLogger("nimbus_sd"), _Once()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli._answer import answer, say
+from nimbus_sd.cli._guard import interruptible
+from nimbus_sd.cli._options import AsJson, Device, DryRun, Model, Precision, Progress
 from nimbus_sd.cli.subtyping import subtyping
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 benchmark = typer.Typer(help="Measure a model on a labelled dataset.", no_args_is_help=True)
-benchmark.command("subtyping")(subtyping)
+benchmark.command("subtyping")(interruptible(subtyping))
 _SHOWN = ("precision", "recall", "specificity", "f1")
 
 
@@ -27,28 +30,77 @@ def _group() -> None:
 
 
 @benchmark.command("pan-multiplex")
+@interruptible
 def pan_multiplex(
     root: Annotated[Path, typer.Argument(help="Folder of the gold-standard part of Pan-Multiplex.")],
-    model: Annotated[str, typer.Option(help="Registered name, folder or file.")] = "nimbus-sd-s",
+    model: Model = "nimbus-sd-s",
     out: Annotated[Path | None, typer.Option(help="Also write metrics per sample as CSV.")] = None,
     views: Annotated[int, typer.Option(help="Test-time views: 1 or 8.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    progress: Progress = True,
 ) -> None:
     """Print precision, recall, specificity and F1 per dataset, tissue and marker, and their averages."""
-    import pandas as pd
-
-    from nimbus_sd import io, tl
+    from nimbus_sd import io
 
     if out is not None and not out.parent.is_dir():
         msg = f"--out {out}: there is no folder {out.parent}; make it first"
         raise InputError(msg)
+    options = {"model": model, "views": views, "device": device, "precision": precision}
+    facts: dict[str, Any] = {"root": root, "model": model, "views": views, "out": out, "dry_run": dry_run}
+    sdatas = io.read_pan_multiplex(root)
+    if dry_run:
+        told, lines = _plan(sdatas, options)
+        answer({**facts, "datasets": told}, lines, as_json=as_json)
+        return
     tables = {}
-    for name, sdata in io.read_pan_multiplex(root).items():
-        typer.echo(f"{name}: {len(sdata.labels)} fields")
-        options = {"model": model, "views": views, "device": device, "precision": precision}
+    for name, sdata in sdatas.items():
+        say(f"{name}: {len(sdata.labels)} fields", as_json=as_json)
         tables[name] = _scored(sdata, options, progress=progress)
+    best, frame = _all_measured(tables, model)
+    lines = [
+        f"\n{model} calls cells above 0.5. Thresholds of integrated expression ({best:.3g} of the scale, or "
+        "one per dataset and marker) have the best F1 over all cells, chosen with these labels in hand, "
+        "which nobody has in practice."
+    ]
+    averages = {}
+    for title in ("dataset", "tissue", "marker", "all"):
+        averages[title] = _average(frame, None if title == "all" else title)
+        lines.append("\naverage of the datasets\n" if title == "all" else f"\nper {title}\n")
+        lines.append(averages[title].round(3).to_string(index=False))
+    if out is not None:
+        frame.to_csv(out, index=False)
+        lines.append(f"\nmetrics per sample -> {out}")
+    answer({**facts, "threshold_integrated": best, "averages": averages}, lines, as_json=as_json)
+
+
+def _plan(
+    sdatas: Mapping[str, SpatialData], options: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Load the model, and say what would be scored."""
+    from nimbus_sd import tl
+
+    told = []
+    for name, sdata in sdatas.items():
+        gold = sdata["gold"]
+        labels = [str(r) for r in gold.obs["region"].cat.categories]
+        found = tl.estimate(sdata, labels=labels, channels=list(gold.var_names), **options)
+        counts = {"n_fields": len(labels), "n_markers": gold.n_vars, "n_cells": gold.n_obs}
+        told.append({"dataset": name, **counts, "estimate": found.to_dict()})
+    lines = [
+        f"would score {each['n_cells']} labelled cells of {each['dataset']}: {each['n_fields']} fields, "
+        f"{each['n_markers']} markers"
+        for each in told
+    ]
+    return told, lines
+
+
+def _all_measured(tables: dict[str, tuple[AnnData, AnnData]], model: str) -> tuple[float, pd.DataFrame]:
+    """The one threshold for integrated expression, and every figure per sample."""
+    import pandas as pd
+
     best = _one_threshold(tables)
     limits = {model: 0.5, "integrated, one threshold": best}
     frames = []
@@ -56,22 +108,18 @@ def pan_multiplex(
         frames.append(_measure(adata, gold, {model: "X", "integrated, one threshold": "scaled"}, limits))
         each = {"integrated, per marker": _per_marker(adata, gold)}
         frames.append(_measure(adata, gold, {"integrated, per marker": "scaled"}, each))
-    frame = pd.concat(frames, ignore_index=True)
-    typer.echo(
-        f"\n{model} calls cells above 0.5. Thresholds of integrated expression ({best:.3g} of the scale, or "
-        "one per dataset and marker) have the best F1 over all cells, chosen with these labels in hand, "
-        "which nobody has in practice."
-    )
-    for title, by in (("dataset", "dataset"), ("tissue", "tissue"), ("marker", "marker"), ("all", None)):
-        averaged = tl.average_evaluation(frame, by=() if by is None else by)
-        if by is not None:
-            averaged = averaged.sort_values(by, kind="stable")
-        columns = [*([] if by is None else [by]), "scores", "n_datasets", "n_samples", *_SHOWN]
-        typer.echo(f"\nper {title}\n" if by else "\naverage of the datasets\n")
-        typer.echo(averaged.reset_index()[columns].round(3).to_string(index=False))
-    if out is not None:
-        frame.to_csv(out, index=False)
-        typer.echo(f"\nmetrics per sample -> {out}")
+    return best, pd.concat(frames, ignore_index=True)
+
+
+def _average(frame: pd.DataFrame, by: str | None) -> pd.DataFrame:
+    """Averages over samples, then datasets."""
+    from nimbus_sd import tl
+
+    averaged = tl.average_evaluation(frame, by=() if by is None else by)
+    if by is not None:
+        averaged = averaged.sort_values(by, kind="stable")
+    columns = [*([] if by is None else [by]), "scores", "n_datasets", "n_samples", *_SHOWN]
+    return averaged.reset_index()[columns]
 
 
 def _scored(sdata: SpatialData, options: dict[str, object], *, progress: bool) -> tuple[AnnData, AnnData]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd.cli._options import is_store
+from nimbus_sd._core.lazy import require
+from nimbus_sd.cli._answer import answer, say
+from nimbus_sd.cli._options import AsJson, Device, DryRun, is_store
 
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from spatialdata import SpatialData
 
+_COLUMNS = ("marker", "scores", "integrated", "integrated_best_threshold")
 _SHOWN = ("CD20", "PanCK", "CD3", "SMA")
 
 
@@ -26,41 +30,52 @@ def demo(
     n_fovs: Annotated[int, typer.Option(help="Fields of view.")] = 2,
     size: Annotated[int, typer.Option(help="Their sides in px of 0.5 µm.")] = 1024,
     seed: Annotated[int, typer.Option(help="Another seed, another tissue.")] = 0,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Simulate tissue, score it, cluster it and compare with integrated expression."""
-    import spatialdata as sd
-
-    from nimbus_sd import datasets, tl
-
     start = time.perf_counter()
     store = out / "tissue.zarr"
     if store.exists() and not is_store(store):
         msg = f"{store} is not a zarr store: it is left alone; choose another --out"
         raise InputError(msg)
+    require("igraph", extra="leiden")
+    facts: dict[str, Any] = {"out": out, "store": store}
+    if dry_run:
+        told = f"would simulate {n_fovs} fields of {size} px, score them and write store and figures to {out}"
+        answer({**facts, "dry_run": True}, told, as_json=as_json)
+        return
+    import spatialdata as sd
+
+    from nimbus_sd import datasets, tl
+
+    def tell(what: str) -> None:
+        say(f"[{time.perf_counter() - start:5.1f} s] {what}", as_json=as_json)
+
     if store.exists():
         shutil.rmtree(store)
     out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # the libraries' own notices; ours still show through the logger
         warnings.simplefilter("ignore")
-        _say(start, f"simulating {n_fovs} fields of view, 20 channels, 0.5 µm/px")
+        tell(f"simulating {n_fovs} fields of view, 20 channels, 0.5 µm/px")
         datasets.simulated_tissue(n_fovs=n_fovs, shape=(size, size), seed=seed).write(store)
         sdata = sd.read_zarr(store)
-        _say(start, f"wrote {store}")
-        tl.predict(sdata, write=True)
+        tell(f"wrote {store}")
+        tl.predict(sdata, write=True, device=device)
         adata = sdata["nimbus"]
-        _say(start, f"scored {adata.n_obs} cells x {adata.n_vars} markers")
+        tell(f"scored {adata.n_obs} cells x {adata.n_vars} markers")
         agreement = _cluster(adata, sdata["truth"])
-        _say(start, "clustered with Leiden")
+        tell("clustered with Leiden")
         figures = _figures(sdata, out)
-    typer.echo("")
-    typer.echo(_report(adata, sdata["truth"], agreement))
-    typer.echo("\nfigures: " + ", ".join(str(f) for f in figures))
-    _say(start, "done")
-
-
-def _say(start: float, what: str) -> None:
-    typer.echo(f"[{time.perf_counter() - start:5.1f} s] {what}")
+    rows = f1_table(adata, sdata["truth"])
+    facts |= {"n_cells": adata.n_obs, "n_markers": adata.n_vars, "adjusted_rand_index": agreement}
+    facts |= {"f1": [dict(zip(_COLUMNS, row, strict=True)) for row in rows], "figures": figures}
+    facts |= {"seconds": round(time.perf_counter() - start, 1)}
+    lines = ["", _report(rows, agreement), "\nfigures: " + ", ".join(str(f) for f in figures)]
+    lines.append(f"[{facts['seconds']:5.1f} s] done")
+    answer(facts, lines, as_json=as_json)
 
 
 def _normalised(adata: AnnData) -> np.ndarray:
@@ -111,10 +126,9 @@ def f1_table(adata: AnnData, truth: AnnData) -> list[tuple[str, float, float, fl
     return rows
 
 
-def _report(adata: AnnData, truth: AnnData, agreement: dict[str, float]) -> str:
+def _report(rows: Sequence[tuple[str, float, float, float]], agreement: Mapping[str, float]) -> str:
     import numpy as np
 
-    rows = f1_table(adata, truth)
     mean = tuple(float(np.mean([r[i] for r in rows])) for i in (1, 2, 3))
     lines = [
         "F1 against the truth    scores > 0.5   integrated > 0.5   integrated, best threshold*",

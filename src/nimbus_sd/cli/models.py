@@ -1,21 +1,145 @@
-"""``nimbus-sd models``: which weights there are, and their cards."""
+"""``nimbus-sd models``: which weights there are, their cards, and fetching them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli._answer import answer
+from nimbus_sd.cli._complete import model_names
+from nimbus_sd.cli._options import AsJson, Overwrite
+
+if TYPE_CHECKING:
+    from nimbus_sd.models import ModelCard
+
+_WIDTH = 100
+
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show the whole card of this model.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Show the whole card of this one: a name, or a folder with a card.json.",
+            metavar="NAME",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Download the weights into the cache, for use without a network.")
+    ] = False,
+    onnx: Annotated[Path | None, typer.Option(help="Export the network to this folder as ONNX.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List the registered models, or print one card."""
-    from nimbus_sd.models.registry import cards, get_card
+    """List the registered models, print a card, fetch or export weights."""
+    if name is None:
+        if fetch or onnx is not None:
+            msg = "--fetch and --onnx are for one model: nimbus-sd models NAME --fetch"
+            raise InputError(msg)
+        _list(as_json=as_json)
+    elif onnx is not None:
+        _export(name, onnx, overwrite=overwrite, as_json=as_json)
+    elif fetch:
+        _fetch(name, as_json=as_json)
+    else:
+        card = _card(name)
+        answer(asdict(card), _shown(asdict(card)), as_json=as_json)
 
-    if name is not None:
-        typer.echo(get_card(name).to_json(), nl=False)
-        return
+
+def _list(*, as_json: bool) -> None:
+    from nimbus_sd.models.hub import cache_folder
+    from nimbus_sd.models.registry import cards
+
+    rows: list[dict[str, Any]] = []
     for card in cards().values():
-        origin = "downloaded on first use" if card.weights_url else "bundled"
-        typer.echo(f"{card.name:<14} {card.mpp:g} µm/px  {origin}  licence: {card.licence}")
+        place = _place(card)
+        state = "bundled" if not card.weights_url else "in the cache" if place else "downloaded on first use"
+        rows.append(
+            {"name": card.name, "mpp": card.mpp, "weights": state, "path": place, "licence": card.licence}
+        )
+    width = max(len(r["name"]) for r in rows)
+    lines = [
+        f"{r['name']:<{width}}  {r['mpp']:g} µm/px  {r['weights']:<23}  {_short(r['licence'])}" for r in rows
+    ]
+    lines += [
+        f"\ncache: {cache_folder()} (NIMBUS_SD_CACHE chooses another)",
+        "whole card: nimbus-sd models NAME",
+    ]
+    answer({"models": rows, "cache": cache_folder()}, lines, as_json=as_json)
+
+
+def _place(card: ModelCard) -> Path | None:
+    """The weight file, if it is on this machine."""
+    from nimbus_sd.models.hub import cache_folder
+    from nimbus_sd.models.registry import WEIGHTS
+
+    for folder in (WEIGHTS / card.name, cache_folder() / card.name):
+        if (folder / card.weights_file).is_file():
+            return folder / card.weights_file
+    return None
+
+
+def _short(licence: str) -> str:
+    return textwrap.shorten(f"licence: {licence or 'not known'}", 60, placeholder=" ...")
+
+
+def _card(name: str) -> ModelCard:
+    """Card of a registered model, or of a folder."""
+    from nimbus_sd.models import ModelCard
+    from nimbus_sd.models.registry import get_card
+
+    return ModelCard.read(name) if (Path(name) / "card.json").is_file() else get_card(name)
+
+
+def _fetch(name: str, *, as_json: bool) -> None:
+    from nimbus_sd.models import load
+    from nimbus_sd.models.registry import get_card
+
+    get_card(name)  # folders need no fetching
+    found = load(name)  # which checks the file
+    size = 0 if found.path is None else found.path.stat().st_size
+    facts = {"name": name, "path": found.path, "bytes": size, "sha256": found.card.sha256}
+    lines = [f"{name} ({size / 1e6:.1f} MB) -> {found.path}", f"sha256 {found.card.sha256}"]
+    answer(facts, lines, as_json=as_json)
+
+
+def _export(name: str, out: Path, *, overwrite: bool, as_json: bool) -> None:
+    from nimbus_sd import models as room
+
+    export: Any = getattr(room, "export_onnx", None)
+    if export is None:
+        msg = "--onnx: this version can't export"
+        raise InputError(msg)
+    export(name, out, overwrite=overwrite)
+    files = sorted(p.name for p in out.iterdir())
+    answer(
+        {"name": name, "onnx": out, "files": files}, f"{name} -> {out}: {', '.join(files)}", as_json=as_json
+    )
+
+
+def _shown(card: Mapping[str, Any]) -> list[str]:
+    """The card in lines that fit a terminal; what is empty is left out."""
+    filled = {k: v for k, v in card.items() if v not in ("", {})}
+    width = max(map(len, filled))
+    lines = []
+    for key, value in filled.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        indent = " " * (width + 2)
+        lines.append(
+            textwrap.fill(
+                text,
+                _WIDTH,
+                initial_indent=f"{key:<{width}}  ",
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    return lines

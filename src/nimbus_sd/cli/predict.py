@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,36 +10,77 @@ import typer
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._cluster import connected
-from nimbus_sd.cli._options import channel_choice, open_store, split_names
-from nimbus_sd.cli._tables import check_file, write_concatenated, write_csv
+from nimbus_sd.cli._complete import one_of
+from nimbus_sd.cli._options import (
+    AsJson,
+    Channels,
+    CoordinateSystem,
+    Device,
+    DryRun,
+    Exclude,
+    Image,
+    Labels,
+    Model,
+    Mpp,
+    OutDir,
+    Overwrite,
+    Precision,
+    Progress,
+    Resume,
+    Scheduler,
+    Stores,
+    Threads,
+    channel_choice,
+    image_choice,
+    open_stores,
+    split_names,
+)
+from nimbus_sd.cli._tables import check_ending, check_file, read_table, write_concatenated, write_csv
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from nimbus_sd.pp import Normalization
+
 
 def predict(
-    stores: Annotated[
-        list[Path],
-        typer.Argument(
-            help="SpatialData zarr stores, folders or URLs; several are one cohort.", metavar="STORE..."
-        ),
-    ],
-    image: Annotated[str | None, typer.Option(help="Image element.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Comma-separated labels elements.")] = None,
-    channels: Annotated[str, typer.Option(help="auto, all, or comma-separated names.")] = "auto",
-    model: Annotated[str, typer.Option(help="Registered name, folder or file.")] = "nimbus-sd-s",
-    mpp: Annotated[float | None, typer.Option(help="µm per px, if the store does not say.")] = None,
+    stores: Stores,
+    image: Image = None,
+    labels: Labels = None,
+    channels: Channels = "auto",
+    model: Model = "nimbus-sd-s",
+    mpp: Mpp = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(help="Take the scales of another run: its JSON file, or its table (STORE/tables/NAME)."),
+    ] = None,
     quantile: Annotated[
         float | None, typer.Option(help="Normalisation quantile; the model's card says it when left out.")
     ] = None,
-    rule: Annotated[str | None, typer.Option(help="Normalisation rule: dataset, fov_mean; likewise.")] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalisation rule: dataset, fov_mean; likewise.",
+            autocompletion=one_of("dataset", "fov_mean"),
+        ),
+    ] = None,
     views: Annotated[int, typer.Option(help="Test-time views: 1 or 8.")] = 1,
     score_std: Annotated[
         bool, typer.Option("--score-std", help="Also store the spread over the views, which must be 8.")
     ] = False,
+    integrated_expression: Annotated[
+        bool,
+        typer.Option(
+            " /--no-integrated-expression", help="Leave mean raw intensities out.", show_default=False
+        ),
+    ] = True,
     maps: Annotated[str | None, typer.Option(help="Also write score maps under this name.")] = None,
-    maps_dtype: Annotated[str, typer.Option(help="Of the score maps: float16 or uint8.")] = "float16",
+    maps_dtype: Annotated[
+        str,
+        typer.Option(help="Of the score maps: float16 or uint8.", autocompletion=one_of("float16", "uint8")),
+    ] = "float16",
     table: Annotated[str, typer.Option(help="Table to write.")] = "nimbus",
     into: Annotated[
         str | None,
@@ -48,108 +88,136 @@ def predict(
             help='Existing table of the same labels that gets the scores as layer "nimbus" instead.'
         ),
     ] = None,
-    out_dir: Annotated[
-        Path | None,
-        typer.Option(help="Leave the stores as they are: one store per input, with the results, goes here."),
-    ] = None,
+    out_dir: OutDir = None,
     csv: Annotated[Path | None, typer.Option(help="Also write all cells as CSV.")] = None,
     concat: Annotated[
         Path | None, typer.Option(help="Also write one table of all cells, .h5ad or .zarr.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace tables, layers or files that exist.")] = False,
-    coordinate_system: Annotated[
-        str | None, typer.Option(help="Where elements are compared and positions given.")
+    overwrite: Overwrite = False,
+    coordinate_system: CoordinateSystem = None,
+    exclude: Exclude = NOT_MARKERS,
+    context: Annotated[
+        str | None,
+        typer.Option(help="Table of another run that says what is dim and bright (with --normalization)."),
     ] = None,
-    exclude: Annotated[
-        str, typer.Option(help="Pattern of channels that --channels auto leaves out.", show_default=False)
-    ] = NOT_MARKERS,
     tile: Annotated[int | None, typer.Option("--tile", "--tile-size", help="Tile side in model px.")] = None,
-    device: Annotated[str, typer.Option(help="auto (all GPUs, else cpu), cpu, cuda:0, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16.")] = "auto",
-    n_threads: Annotated[int, typer.Option(help="Reader threads.")] = 2,
+    batch_size: Annotated[int | None, typer.Option(help="Markers per forward pass; by memory.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    n_threads: Threads = 2,
     memory: Annotated[
         str | None, typer.Option(help='What activations may take, such as "4 GiB"; a third of what is free.')
     ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a dask scheduler whose workers compute the tiles.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option(help="Go on where an interrupted run with the same settings stopped.")
-    ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be computed, and how long it would take.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the network first.")] = False,
+    scheduler: Scheduler = None,
+    resume: Resume = True,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    progress: Progress = True,
 ) -> None:
     """Score every cell and marker of each store and write a table into it."""
-    from nimbus_sd import tl
-    from nimbus_sd._sdata.cohort import as_cohort
-    from nimbus_sd._sdata.destination import destinations
-
+    check_ending("--concat", concat, ".h5ad", ".zarr")
     for option, path in (("--csv", csv), ("--concat", concat)):
         check_file(option, path, overwrite=overwrite)
-    if concat is not None and concat.suffix not in (".h5ad", ".zarr"):
-        msg = f"--concat {concat}: valid endings are .h5ad and .zarr"
-        raise InputError(msg)
-    sdatas = [open_store(store) for store in stores]
-    objects = sdatas[0] if len(sdatas) == 1 else sdatas
+    from nimbus_sd import tl
+    from nimbus_sd.cli._predict_check import check
+
+    objects = open_stores(stores)
+    devices = split_names(device) or [device]
+    elements: dict[str, Any] = {
+        **{"image": image_choice(image), "labels": split_names(labels), "channels": channel_choice(channels)},
+        **{"coordinate_system": coordinate_system, "mpp": mpp, "exclude": exclude},
+    }
     shared: dict[str, Any] = {
-        "image": image,
-        "labels": split_names(labels),
-        "channels": channel_choice(channels),
-        "model": model,
-        "mpp": mpp,
-        "views": views,
-        "coordinate_system": coordinate_system,
-        "exclude": exclude,
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "n_threads": n_threads,
+        **elements,
+        **{"model": model, "views": views, "tile": tile, "batch_size": batch_size, "precision": precision},
+        **{"device": devices[0] if len(devices) == 1 else tuple(devices), "n_threads": n_threads},
         "memory": memory,
     }
+    target: dict[str, Any] = {
+        **{"maps": maps, "maps_dtype": maps_dtype, "table": table, "into": into, "overwrite": overwrite},
+        **{"write": True if out_dir is None else out_dir, "quantile": quantile, "rule": rule},
+        "context": None if context is None else read_table("--context", context),
+    }
+    fitted = None if normalization is None else _normalization(normalization, quantile, rule)
+    if score_std and (views == 1 or into is not None):
+        msg = "--score-std needs --views 8, for the spread over them, and a new table (no --into)"
+        raise InputError(msg)
+    places = _places(objects, stores, out_dir)
+    final, layer = (table, None) if into is None else (into, "nimbus")
+    facts: dict[str, Any] = {"stores": stores, "model": model, "csv": csv, "concat": concat}
     if dry_run:
-        found = tl.estimate(objects, **shared)
-        typer.echo(json.dumps(found.to_dict()) if as_json else "\n".join(found.lines()))
+        check(objects, elements, **target)
+        found = tl.estimate(objects, fit_normalization=fitted is None, **shared)
+        would = [f"{place}/tables/{final}" for place in places]
+        facts |= {**found.to_dict(), "dry_run": True, "would_write": would}
+        answer(facts, [*found.lines(), f"would write {', '.join(would)}"], as_json=as_json)
         return
     with connected(scheduler) as client:
         tl.predict(
             objects,
             **shared,
-            quantile=quantile,
-            rule=rule,
+            **target,
+            normalization=fitted,
             score_std=score_std,
-            maps=maps,
-            maps_dtype=maps_dtype,
-            table=table,
-            into=into,
-            overwrite=overwrite,
-            write=True if out_dir is None else out_dir,
+            integrated_expression=integrated_expression,
+            compiled=compiled,
             client=client,
             resume=resume,
             progress=progress,
         )
-    final, layer = (table, None) if into is None else (into, "nimbus")
-    places = (
-        stores if out_dir is None else [t.place for t in destinations(as_cohort(objects), out_dir).values()]
-    )
-    _report(objects, final, layer, places)
+    tables = _written(objects, final, layer, places)
+    lines = [f"{t['n_cells']} cells x {t['n_markers']} markers -> {t['written']}" for t in tables]
     if csv is not None:
         write_csv(objects, csv, table=final, layer=layer)
-        typer.echo(f"cell table -> {csv}")
+        lines.append(f"cell table -> {csv}")
     if concat is not None:
         write_concatenated(objects, concat, table=final)
-        typer.echo(f"table of all cells -> {concat}")
+        lines.append(f"table of all cells -> {concat}")
+    answer({**facts, "maps": maps, "tables": tables}, lines, as_json=as_json)
 
 
-def _report(
+def _normalization(given: str, quantile: float | None, rule: str | None) -> Normalization:
+    """Of a file that ``Normalization.save`` wrote, or of a table that was predicted."""
+    import json
+
+    from nimbus_sd.pp import Normalization
+
+    if quantile is not None or rule is not None:
+        msg = "--normalization is fitted already: leave --quantile and --rule out"
+        raise InputError(msg)
+    if Path(given).is_file() and not given.endswith(".h5ad"):
+        return Normalization.load(given)
+    record = read_table("--normalization", given).uns.get("nimbus", {})
+    if "normalization" not in record:
+        msg = f"--normalization {given}: this table holds none; pass one that predict wrote"
+        raise InputError(msg)
+    return Normalization.from_dict(json.loads(record["normalization"]))
+
+
+def _places(
+    objects: SpatialData | Sequence[SpatialData], stores: Sequence[str], out_dir: Path | None
+) -> list[object]:
+    """Where each object's results go."""
+    if out_dir is None:
+        return list(stores)
+    from nimbus_sd._sdata.cohort import as_cohort
+    from nimbus_sd._sdata.destination import destinations
+
+    return [t.place for t in destinations(as_cohort(objects), out_dir).values()]
+
+
+def _written(
     objects: SpatialData | Sequence[SpatialData], table: str, layer: str | None, places: Sequence[object]
-) -> None:
+) -> list[dict[str, Any]]:
+    """What became of each object; one without a labelled pixel has no table."""
     from nimbus_sd._sdata.cohort import as_cohort
 
+    found = []
     for sdata, place in zip(as_cohort(objects).values(), places, strict=True):
-        if table in sdata.tables:  # a store without a labelled pixel has none
+        if table in sdata.tables:
             result = sdata.tables[table]
             where = f"{place}/tables/{table}" + (f", layer {layer}" if layer else "")
-            typer.echo(f"{result.n_obs} cells x {result.n_vars} markers -> {where}")
+            row = {"store": place, "table": table, "layer": layer, "n_cells": result.n_obs}
+            found.append({**row, "n_markers": result.n_vars, "markers": result.var_names, "written": where})
+    return found

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nimbus_sd.cli._options import open_store
+from nimbus_sd.cli._options import Image, Store, image_choice, open_store
 
 if TYPE_CHECKING:
     from nimbus_sd.app._session import Session
 
 
 def review(
-    store: Annotated[Path, typer.Argument(help="SpatialData zarr store with a table of scores.")],
+    store: Store,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     table: Annotated[str, typer.Option(help="Table to review.")] = "nimbus",
     key: Annotated[
         str | None, typer.Option(help="Column with the clusters; metacluster, leiden, ... when left out.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the scores; X when left out.")] = None,
-    image: Annotated[str | None, typer.Option(help="Image element, if several fit.")] = None,
+    image: Image = None,
     threshold: Annotated[float, typer.Option(help="Scores above are positive.")] = 0.5,
     log: Annotated[
         Path | None, typer.Option(help="Log of answers; beside the store, or in the cache for a URL.")
@@ -39,7 +39,7 @@ def review(
         table=table,
         key=key,
         layer=layer,
-        image=image,
+        image=image_choice(image),
         threshold=threshold,
         log=log,
         reviewer=reviewer,

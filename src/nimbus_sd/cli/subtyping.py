@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd.cli._answer import answer, say
+from nimbus_sd.cli._options import AsJson, Device, DryRun, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +58,10 @@ def subtyping(
         bool | None, typer.Option(help="Insist on published weights, or start from random ones.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides split, draw and weights.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, mps.")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    progress: Progress = True,
 ) -> None:
     """Train backbones, a network per marker or for all, weighted or not; print AUROC and balanced accuracy.
 
@@ -90,20 +94,53 @@ def subtyping(
         ),
     }
     studies = {k: v for k, v in studies.items() if study in (k, "both")}
-    _check_rows([row for rows, _ in studies.values() for row in rows], common, out)
+    every = [row for rows, _ in studies.values() for row in rows]
+    _check_rows(every, common, out)
+    facts: dict[str, Any] = {"stores": stores, "simulated": simulated, "out": out, "dry_run": dry_run}
+    if dry_run and simulated:  # without tissue there is no more to check
+        answer(*_plan(every, facts, out), as_json=as_json)
+        return
     objects = _objects(stores or [], simulated, side, seed)
     _label(objects, table, layer, gates)
-    _sample(objects, table, layer, parts, n_cells, seed)
+    facts["parts"] = _sample(objects, table, layer, parts, n_cells, seed)
     runs = Study(objects, table, layer, image, out, common, device, progress)
+    runs.check(every)
+    if dry_run:
+        answer(*_plan(every, facts, out), as_json=as_json)
+        return
+    for part, counts in facts["parts"].items():
+        say(f"{part}: {_counted(counts)}", as_json=as_json)
+    lines = []
     for name, (rows, columns) in studies.items():
         frames = []
         for row, frame, there in runs.run(rows):
             frames.append(frame)
-            typer.echo(f"{row.name}: {'done before' if there else 'done'} ({len(frames)} of {len(rows)})")
-        shown = summary(frames, columns)
+            say(
+                f"{row.name}: {'done before' if there else 'done'} ({len(frames)} of {len(rows)})",
+                as_json=as_json,
+            )
+        facts[name] = shown = summary(frames, columns)
         shown.to_csv(out / f"{name}.csv", index=False)
-        typer.echo(f"\n{name}, cells of test patients\n\n{shown.round(3).to_string(index=False)}")
-        typer.echo(f"\n{out / name}.csv; with intervals, by network: {out}/*/test.csv")
+        lines.append(f"\n{name}, cells of test patients\n\n{shown.round(3).to_string(index=False)}")
+        lines.append(f"\n{out / name}.csv; with intervals, by network: {out}/*/test.csv")
+    answer(facts, lines, as_json=as_json)
+
+
+def _plan(rows: Sequence[Row], facts: Mapping[str, Any], out: Path) -> tuple[dict[str, Any], list[str]]:
+    """Which networks would be trained, and on what."""
+    from nimbus_sd.cli._subtyping_study import RESULT
+
+    done = {row.name: (out / row.name / RESULT).is_file() for row in rows}
+    waiting = sum(not there for there in done.values())
+    lines = [f"would train {waiting} networks of {len(done)} and write into {out}"]
+    lines += [f"  {name}{' (done before)' if there else ''}" for name, there in done.items()]
+    lines += [f"{part}: {_counted(counts)}" for part, counts in facts.get("parts", {}).items()]
+    return {**facts, "networks": done}, lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    n = counts["n_sections"]
+    return f"{n} section{'' if n == 1 else 's'}, {counts['n_cells']} cells"
 
 
 def _check_rows(rows: Sequence[Row], common: Mapping[str, Any], out: Path) -> None:
@@ -159,7 +196,8 @@ def _sample(
     split: list[float],
     n_cells: int,
     seed: int,
-) -> None:
+) -> dict[str, dict[str, int]]:
+    """Draw patients and cells; sections and cells of each part."""
     from nimbus_sd import pp
 
     tables = {name: sdata[table] for name, sdata in objects.items()}
@@ -167,13 +205,12 @@ def _sample(
         warnings.simplefilter("always")
         report = pp.sample_cells(tables, layer=layer, split=split, n_cells=n_cells, seed=seed)
     counts = report.groupby("split", observed=True)[["n_sampled"]].agg(["size", "sum"])
-    for part, (n, cells) in counts.iterrows():
-        typer.echo(f"{part}: {n} section{'' if n == 1 else 's'}, {cells} cells")
     for each in caught:
         typer.echo(f"note: {each.message}", err=True)
     if "test" not in counts.index or not counts.loc["test"].iloc[-1]:
         msg = f"no cell is left for a test (--split {','.join(f'{v:g}' for v in split)}); give it patients"
         raise InputError(msg)
+    return {str(part): {"n_sections": int(n), "n_cells": int(k)} for part, (n, k) in counts.iterrows()}
 
 
 def _numbers(split: str) -> list[float]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nimbus_sd.io._write_cell_table import write_cell_table
     from nimbus_sd.io._write_cluster_mapping import write_cluster_mapping
     from nimbus_sd.io._write_table import write_table
+    from nimbus_sd.io._write_vitessce import write_vitessce
 
 __all__ = [
     "open_store",
@@ -27,6 +28,7 @@ __all__ = [
     "write_cell_table",
     "write_cluster_mapping",
     "write_table",
+    "write_vitessce",
 ]
 
 # A file named as its function would shadow it: importing a submodule sets it as the package's attribute.

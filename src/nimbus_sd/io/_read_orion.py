@@ -88,8 +88,8 @@ def read_orion(
 
     References
     ----------
-    Lin et al., "High-plex immunofluorescence imaging and traditional histology of the same
-    tissue section for discovering image-based biomarkers", Nature Cancer 4:1036 (2023).
+    Lin et al. (2023), *High-plex immunofluorescence imaging and traditional histology of the
+    same tissue section for discovering image-based biomarkers*, Nature Cancer 4:1036.
 
     Examples
     --------

@@ -71,8 +71,8 @@ def read_pan_multiplex(
 
     References
     ----------
-    Rumberger, Greenwald et al., "Automated classification of cellular expression in
-    multiplexed imaging data with Nimbus".
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*.
 
     Examples
     --------

@@ -18,7 +18,7 @@ def write_table(sdata: SpatialData, name: str = "nimbus", *, overwrite: bool = T
     Object stores (``s3://`` and such) can't exchange two tables in one step. There the
     new table becomes visible when it is complete; where its name is taken, it gets the
     next free one (``"nimbus_v2"``, ``"nimbus_v3"``, …) with a
-    :class:`~nimbus_sd.NimbusWarning`, and the old one stays as it is.
+    :class:`NimbusWarning`, and the old one stays as it is.
 
     Parameters
     ----------

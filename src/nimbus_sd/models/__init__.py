@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nimbus_sd.models.efficientnet import EfficientNetUNet, EfficientNetUNetConfig
     from nimbus_sd.models.embedding import EmbeddingCard, EmbeddingModel, load_embedding, save_embedding
     from nimbus_sd.models.loading import LoadedModel, load
+    from nimbus_sd.models.onnx import export_onnx
     from nimbus_sd.models.registry import list
     from nimbus_sd.models.resnet import ResNetUNet, ResNetUNetConfig
     from nimbus_sd.models.subtyper import SubtypeCard, SubtypeModel, load_subtyper, save_subtyper
@@ -33,6 +34,7 @@ __all__ = [
     "UNetConfig",
     "build",
     "cim",
+    "export_onnx",
     "list",
     "load",
     "load_embedding",
@@ -59,6 +61,7 @@ __getattr__, __dir__ = lazy_exports(
         "UNetConfig": "unet",
         "build": "architectures",
         "cim": "cim",
+        "export_onnx": "onnx",
         "list": "registry",
         "load": "loading",
         "load_embedding": "embedding",

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nimbus_sd._core.errors import InputError, WeightsError
+from nimbus_sd.models.folder_kinds import POSITIVITY
 from nimbus_sd.models.head import HeadConfig
 from nimbus_sd.models.unet import UNetConfig
 
-CARD_FILE = "card.json"
+CARD_FILE = POSITIVITY
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class ChannelwiseConfig(Protocol):
 
 
 class ChannelwiseNet(nn.Module, ABC):
-    """Patches to features of single markers (:meth:`activations`), and these to an embedding (:meth:`mix`).
+    """Patches to features of single markers (``activations``), and these to an embedding (``mix``).
 
     Parameters
     ----------

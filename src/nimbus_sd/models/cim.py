@@ -84,7 +84,8 @@ class CIM(ChannelwiseNet):
 
     References
     ----------
-    CIM-S, the channel-independent variant that the authors of NeXt-Channel published in 2025.
+    Gutwein et al. (2025), *Preserving marker specificity with lightweight channel-independent
+    representation learning*: CIM-S.
 
     Examples
     --------

@@ -11,10 +11,11 @@ from typing import Any
 from nimbus_sd._core.errors import InputError, WeightsError
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.cim import CIM, CIMConfig
+from nimbus_sd.models.folder_kinds import EMBEDDING, check_folder
 from nimbus_sd.models.model_folder import holds, load_weights, read_card, write_model
 from nimbus_sd.models.next_channel import NeXtChannel, NeXtChannelConfig
 
-CARD_FILE = "embedding.json"
+CARD_FILE = EMBEDDING
 
 KINDS: dict[str, tuple[type, Callable[[Any], ChannelwiseNet]]] = {
     "next_channel": (NeXtChannelConfig, NeXtChannel),
@@ -207,6 +208,7 @@ def load_embedding(model: str | Path | EmbeddingModel | ChannelwiseNet) -> Embed
         msg = f"model= is a {type(model).__name__}; pass what nb.tl.train_embedding returned, or its folder"
         raise InputError(msg)
     folder = Path(model)
+    check_folder(folder, CARD_FILE)
     card = EmbeddingCard.read(folder)
     net = load_weights(lambda: build_embedding(card.architecture), card, folder / CARD_FILE)
     return EmbeddingModel(net, card, folder)
@@ -221,7 +223,7 @@ def is_stored(model: EmbeddingModel) -> bool:
 def save_embedding(model: EmbeddingModel, folder: str | Path) -> EmbeddingModel:
     """Write weights and card, and return the model with its hash and folder.
 
-    An error leaves an older model as it was, see :func:`~nimbus_sd.models.model_folder.write_model`.
+    An error leaves an older model as it was, see ``nimbus_sd.models.model_folder.write_model``.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ class HeadConfig:
     hidden
         Width of both hidden layers.
     n_features
-        Features per cell and marker (:func:`nimbus_sd.arrays.cell_context.cell_features`).
+        Features per cell and marker (``nimbus_sd.arrays.cell_context.cell_features``).
     """
 
     hidden: int = 48

@@ -6,9 +6,12 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nimbus_sd._core.errors import OfflineError, WeightsError
-from nimbus_sd.models.card import ModelCard
+
+if TYPE_CHECKING:  # a review finds its cache here, and needs no torch
+    from nimbus_sd.models.card import ModelCard
 
 _URL = re.compile(r"hub:(?P<repo>[^@]+)@(?P<revision>[^/]+)/(?P<file>.+)")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nimbus_sd._core.errors import InputError, WeightsError
 from nimbus_sd.models.architectures import NetConfig, build, config_of, is_exact
 from nimbus_sd.models.card import CARD_FILE, ModelCard
+from nimbus_sd.models.folder_kinds import check_folder
 from nimbus_sd.models.head import PREFIX, CellHead
 from nimbus_sd.models.hub import check_recorded, fetch
 from nimbus_sd.models.registry import WEIGHTS, cards, get_card
@@ -122,6 +123,7 @@ def _locate(model: str | Path) -> tuple[ModelCard, Path]:
     if isinstance(model, str) and path.name == model and model in cards():
         return _registered(model)
     if path.is_dir():
+        check_folder(path, CARD_FILE)
         card = ModelCard.read(path)
         return card, path / card.weights_file
     if path.is_file():
@@ -175,6 +177,7 @@ def _bare_card(path: Path) -> ModelCard:
     while f"contracting_layers.{2 * (depth - 1)}.conv2d_0.weight" in state:
         depth += 1
     if first is None or first.ndim != 4:
+        check_folder(path.parent, CARD_FILE)
         msg = (
             f"{path}: not a state dict in the published layout (no 4-d contracting_layers.0.conv2d_0.weight; "
             f"first keys: {sorted(state)[:3]}). Put a {CARD_FILE} beside it, or convert its key names"

@@ -104,8 +104,8 @@ class NeXtChannel(ChannelwiseNet):
 
     References
     ----------
-    Gutwein et al., "Interpretable embeddings for segmentation-free single-cell analysis in
-    multiplex imaging". The paper's figure leaves strides and the norm open; these are ours.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*. The paper's figure leaves strides and the norm open; these are ours.
 
     Examples
     --------

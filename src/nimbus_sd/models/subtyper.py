@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from nimbus_sd._core.errors import InputError, WeightsError
 from nimbus_sd._core.hierarchy import MARKERS, check_tree
+from nimbus_sd.models.folder_kinds import SUBTYPER, check_folder
 from nimbus_sd.models.model_folder import holds, load_weights, read_card, write_model
 from nimbus_sd.models.subtype_backbones import backbone_config, build_backbone
 
-CARD_FILE = "subtyper.json"
+CARD_FILE = SUBTYPER
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SubtypeConfig:
     markers
         One logit each.
     backbone
-        See :func:`~nimbus_sd.models.subtype_backbones.backbone_config`.
+        See ``nimbus_sd.models.subtype_backbones.backbone_config``.
     multitask
         One backbone for all markers, or one for each.
     hidden
@@ -275,6 +276,7 @@ def load_subtyper(model: str | Path | SubtypeModel | SubtypeNet) -> SubtypeModel
         msg = f"model= is a {type(model).__name__}; pass what nb.tl.train_subtyper returned, or its folder"
         raise InputError(msg)
     folder = Path(model)
+    check_folder(folder, CARD_FILE)
     card = SubtypeCard.read(folder)
     net = load_weights(lambda: build_subtyper(card.architecture), card, folder / CARD_FILE)
     return SubtypeModel(net, card, folder)
@@ -289,7 +291,7 @@ def is_stored(model: SubtypeModel) -> bool:
 def save_subtyper(model: SubtypeModel, folder: str | Path) -> SubtypeModel:
     """Write weights and card, and return the model with its hash and folder.
 
-    An error leaves an older model as it was, see :func:`~nimbus_sd.models.model_folder.write_model`.
+    An error leaves an older model as it was, see ``nimbus_sd.models.model_folder.write_model``.
 
     Parameters
     ----------

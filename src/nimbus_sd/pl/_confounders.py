@@ -16,7 +16,7 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd.pl import _style as style
 
 _VALUES = {
-    "mutual_information": "mutual information with being wrong (nats)",
+    "mutual_information": "mutual information\nwith being wrong (nats)",
     "share": "share of the entropy",
 }
 _MAX_MARKERS = 80

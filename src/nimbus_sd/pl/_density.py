@@ -28,7 +28,7 @@ def mirrored_density(x: np.ndarray, *, bandwidth: float | None = None) -> tuple[
 
     References
     ----------
-    Silverman, Density Estimation for Statistics and Data Analysis (1986), eq. 3.31.
+    Silverman (1986), *Density estimation for statistics and data analysis*, eq. 3.31.
 
     Examples
     --------

@@ -110,8 +110,8 @@ def gate(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through
-    same-tissue stained ImmunoFluorescence images", Fig. 2.
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images*, figure 2.
 
     Examples
     --------

@@ -110,7 +110,8 @@ def marker_umap(
 
     References
     ----------
-    Gutwein et al. (2024), figure 2.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*, figure 2.
 
     Examples
     --------

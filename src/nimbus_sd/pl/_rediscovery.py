@@ -66,7 +66,8 @@ def rediscovery(
 
     References
     ----------
-    Gutwein et al. (2024), figure 4.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*, figure 4.
 
     Examples
     --------

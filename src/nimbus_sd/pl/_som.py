@@ -177,7 +177,14 @@ def _panel(ax: Axes, nodes: _Map, name: str, *, large: bool) -> None:
     if len(nodes.edges):
         ax.add_collection(LineCollection(nodes.place[nodes.edges], colors="0.7", linewidths=0.7, zorder=0))
     ax.scatter(empty_x, empty_y, s=7, c="0.6", marker="x", lw=0.6, gid="empty")
-    look: dict[str, Any] = {"s": area[filled], "edgecolors": "0.25", "linewidths": 0.3, "gid": "nodes"}
+    # large nodes at the edge reach beyond the axes
+    look: dict[str, Any] = {
+        "s": area[filled],
+        "edgecolors": "0.25",
+        "linewidths": 0.3,
+        "gid": "nodes",
+        "clip_on": False,
+    }
     if name == "metacluster":
         ax.scatter(x, y, c=[nodes.colours[g] for g in nodes.group[filled]], **look)
         _names(ax, nodes, apart=0.15 / spacing, fontsize=7.5 if large else 6.0)

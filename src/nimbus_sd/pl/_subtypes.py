@@ -142,8 +142,8 @@ def subtypes(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through same-tissue
-    stained ImmunoFluorescence images", Fig. 4.
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images*, figure 4.
 
     Examples
     --------

@@ -46,7 +46,7 @@ def equal_angle(n: int, edges: np.ndarray) -> np.ndarray:
 
     References
     ----------
-    Meacham's equal-angle algorithm, in Felsenstein, Inferring Phylogenies (2004), ch. 34.
+    Meacham's equal-angle algorithm, in Felsenstein (2004), *Inferring phylogenies*, ch. 34.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def tree_layout(n: int, edges: np.ndarray) -> np.ndarray:
 
     References
     ----------
-    Gansner et al., Graph Drawing by Stress Majorization, GD 2004.
+    Gansner et al. (2004), *Graph drawing by stress majorization*.
 
     Examples
     --------

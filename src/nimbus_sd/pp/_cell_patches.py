@@ -119,8 +119,8 @@ def cell_patches(
 
     References
     ----------
-    Gutwein et al., "Interpretable embeddings for segmentation-free single-cell analysis in
-    multiplex imaging": patches of 32 px.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*: patches of 32 px.
 
     Examples
     --------

@@ -63,8 +63,8 @@ def curate_hierarchy(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through
-    same-tissue stained ImmunoFluorescence images" (labels curation).
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images* (labels curation).
 
     Examples
     --------

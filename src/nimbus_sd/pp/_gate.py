@@ -94,8 +94,8 @@ def gate(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through
-    same-tissue stained ImmunoFluorescence images" (cell labelling).
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images* (cell labelling).
 
     Examples
     --------

@@ -83,7 +83,7 @@ def integrated_expression(
     >>> list(sdata["integrated_expression"].layers)
     ['max']
     """
-    statistics = _check_statistics(statistics, quantiles)
+    statistics = check_statistics(statistics, quantiles)
     check_new_name(sdata, table, kind="tables", argument="table", overwrite=overwrite)
     found = resolve_samples(
         sdata,
@@ -127,7 +127,8 @@ def _table(
     )
 
 
-def _check_statistics(statistics: Sequence[str], quantiles: Sequence[float]) -> list[str]:
+def check_statistics(statistics: Sequence[str], quantiles: Sequence[float]) -> list[str]:
+    """Names of the statistics; raise InputError for unknown ones and quantiles that are none."""
     names = [statistics] if isinstance(statistics, str) else list(statistics)
     unknown = [s for s in names if s not in STATISTICS]
     if unknown or not names or len(set(names)) < len(names):

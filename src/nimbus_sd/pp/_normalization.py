@@ -84,7 +84,8 @@ def normalization(
 
     References
     ----------
-    Rumberger, Greenwald et al., Methods, "Preprocessing".
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*, Methods, "Preprocessing".
 
     Examples
     --------

@@ -111,7 +111,8 @@ def registration_qc(
 
     References
     ----------
-    Ruifrok and Johnston (2001), "Quantification of histochemical staining by color deconvolution".
+    Ruifrok and Johnston (2001), *Quantification of histochemical staining by color
+    deconvolution*.
 
     Examples
     --------

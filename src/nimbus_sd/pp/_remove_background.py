@@ -99,9 +99,8 @@ def remove_background(
     References
     ----------
     Keren et al. (2018), *A structured tumor-immune microenvironment in triple negative breast
-    cancer revealed by multiplexed ion beam imaging*, Cell 174:1373.
-    Berg et al. (2019), *ilastik: interactive machine learning for (bio)image analysis*, Nature
-    Methods 16:1226.
+    cancer revealed by multiplexed ion beam imaging*, Cell 174:1373; Berg et al. (2019),
+    *ilastik: interactive machine learning for (bio)image analysis*, Nature Methods 16:1226.
 
     Examples
     --------

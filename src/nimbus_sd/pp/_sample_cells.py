@@ -78,8 +78,8 @@ def sample_cells(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through same-tissue
-    stained ImmunoFluorescence images": 25, 7 and 9 sections, 20,000 cells of each.
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images*: 25, 7 and 9 sections, 20,000 cells of each.
 
     Examples
     --------

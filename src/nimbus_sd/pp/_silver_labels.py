@@ -83,8 +83,8 @@ def silver_labels(
 
     References
     ----------
-    Rumberger, Greenwald et al., "Automated classification of cellular expression in
-    multiplexed imaging data with Nimbus" (automatic creation of silver standard labels).
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus* (automatic creation of silver standard labels).
 
     Examples
     --------

@@ -131,8 +131,9 @@ def training_tiles(
 
     References
     ----------
-    Rumberger, Greenwald et al., Methods: tiles of 512 px that overlap by 16 px, at half
-    the side of 20x images, split 80/10/10 by field of view.
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*, Methods: tiles of 512 px that overlap by 16 px, at
+    half the side of 20x images, split 80/10/10 by field of view.
 
     Examples
     --------

@@ -113,8 +113,9 @@ def calibrate(
 
     References
     ----------
-    Guo et al. 2017, "On calibration of modern neural networks"; Platt 1999; Zadrozny
-    and Elkan 2002.
+    Guo et al. (2017), *On calibration of modern neural networks*; Platt (1999), *Probabilistic
+    outputs for support vector machines*; Zadrozny and Elkan (2002), *Transforming classifier
+    scores into accurate multiclass probability estimates*.
 
     Examples
     --------

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
-from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
@@ -17,13 +16,13 @@ from nimbus_sd._sdata.cohort import location_of
 from nimbus_sd._sdata.embedding_rows import EmbeddingRows, read_rows
 from nimbus_sd._sdata.embedding_run import Embedded, EmbedRequest, embedded
 from nimbus_sd._sdata.identity import active_client, homes_for
+from nimbus_sd._sdata.patch_run import patch_config
 from nimbus_sd._sdata.persist import persist_table
 from nimbus_sd._sdata.shallow import shallow_with
 from nimbus_sd._sdata.target import check_prediction_target
 from nimbus_sd.arrays.agreement import spearman_columns, spearman_rows
 from nimbus_sd.engine.embedding.attribution import METHODS
 from nimbus_sd.engine.embedding.run import EmbedRunner
-from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.models.channelwise import ChannelwiseNet
 from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
 
@@ -101,9 +100,9 @@ def channel_attribution(
 
     References
     ----------
-    Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2014), for
-    occlusion; Shrikumar et al., "Not just a black box: learning important features through
-    propagating activation differences" (2016), for gradient times input.
+    Zeiler and Fergus (2014), *Visualizing and understanding convolutional networks*, for
+    occlusion; Shrikumar et al. (2016), *Not just a black box: learning important features
+    through propagating activation differences*, for gradient times input.
 
     Examples
     --------
@@ -116,19 +115,12 @@ def channel_attribution(
     >>> sorted(sdata["embedding"].layers)
     ['gradient_x_input', 'occlusion']
     """
-    methods = _methods(method)
-    config = PatchConfig(
-        batch_size=batch_size,
-        n_threads=n_threads,
-        device=device if isinstance(device, str) else tuple(device),
-        precision=precision,
-        memory=None if memory is None else parse_bytes(memory),
+    methods = methods_of(method)
+    config = patch_config(
+        batch_size=batch_size, n_threads=n_threads, device=device, precision=precision, memory=memory
     )
     loaded = load_embedding(model)
-    rows = read_rows(sdata, table, loaded)
-    _check_layers(rows.table, table, methods, overwrite=overwrite)
-    # under a name that is taken in any case: only the store is asked about
-    check_prediction_target(sdata, table, None, overwrite=True, write=write)
+    rows = rows_to_ask(sdata, loaded, table=table, methods=methods, overwrite=overwrite, write=write)
     runner = EmbedRunner.make(loaded, config, active_client(client))
     homes = homes_for([location_of(sdata)], [s.image for s in rows.centers.samples])
     request = EmbedRequest(rows.centers, runner, rows.normalization, methods, progress)
@@ -147,7 +139,25 @@ def channel_attribution(
         rows.table.uns[UNS] = record
 
 
-def _methods(method: str | Sequence[str]) -> tuple[str, ...]:
+def rows_to_ask(
+    sdata: SpatialData,
+    model: EmbeddingModel,
+    *,
+    table: str,
+    methods: Sequence[str],
+    overwrite: bool,
+    write: bool,
+) -> EmbeddingRows:
+    """Cells of the table with their images; raises unless their attributions can be stored."""
+    rows = read_rows(sdata, table, model)
+    _check_layers(rows.table, table, methods, overwrite=overwrite)
+    # under a name that is taken in any case: only the store is asked about
+    check_prediction_target(sdata, table, None, overwrite=True, write=write)
+    return rows
+
+
+def methods_of(method: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of methods, checked."""
     names = (method,) if isinstance(method, str) else tuple(method)
     if not names or len(set(names)) < len(names) or any(n not in METHODS for n in names):
         msg = f"method={method!r}; valid: one or both of {', '.join(map(repr, METHODS))}"

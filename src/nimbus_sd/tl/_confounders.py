@@ -85,8 +85,8 @@ def confounders(
 
     References
     ----------
-    Rumberger, Greenwald et al., "Automated classification of cellular expression in
-    multiplexed imaging data with Nimbus", Methods, "Confounders analysis"; estimator:
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*, Methods, "Confounders analysis"; estimator:
     ``sklearn.feature_selection.mutual_info_classif``.
 
     Examples

@@ -6,23 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError
-from nimbus_sd._sdata.cohort import as_cohort
-from nimbus_sd._sdata.destination import destinations
-from nimbus_sd._sdata.embedding_run import EmbedRequest, centers_for, embedded, known_scale, warn_of_mpp
+from nimbus_sd._sdata.embedding_plan import plan_embedding
+from nimbus_sd._sdata.embedding_run import EmbedRequest, embedded, warn_of_mpp
 from nimbus_sd._sdata.embedding_table import embedding_table
 from nimbus_sd._sdata.identity import active_client, homes_for
-from nimbus_sd._sdata.patch_run import check_stored, warn_of_empty
+from nimbus_sd._sdata.patch_run import patch_config, warn_of_empty
 from nimbus_sd._sdata.samples import parts_of
-from nimbus_sd.engine.embedding.patches import check_size
 from nimbus_sd.engine.embedding.run import EmbedRunner
 from nimbus_sd.engine.normalization import Normalization
-from nimbus_sd.engine.patch_job import PatchConfig
 from nimbus_sd.models.channelwise import ChannelwiseNet
-from nimbus_sd.models.embedding import EmbeddingModel, load_embedding
+from nimbus_sd.models.embedding import EmbeddingModel
 from nimbus_sd.tl._predict_table import keep
 
 if TYPE_CHECKING:
@@ -152,8 +148,8 @@ def embed(
 
     References
     ----------
-    Gutwein et al., "Interpretable embeddings for segmentation-free single-cell analysis in
-    multiplex imaging".
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*.
 
     Examples
     --------
@@ -165,26 +161,23 @@ def embed(
     >>> sdata["embedding"].obsm["X_nextchannel"].shape[1], list(sdata["embedding"].var_names)
     (256, ['CD3', 'CD20'])
     """
-    config = PatchConfig(
-        batch_size=batch_size,
-        n_threads=n_threads,
-        device=device if isinstance(device, str) else tuple(device),
-        precision=precision,
-        memory=None if memory is None else parse_bytes(memory),
+    config = patch_config(
+        batch_size=batch_size, n_threads=n_threads, device=device, precision=precision, memory=memory
     )
-    _check_key(key_added)
-    objects = as_cohort(sdata)
-    targets = destinations(objects, write)
-    for target in targets.values():
-        target.check(table, None, overwrite=overwrite)
-    loaded = load_embedding(model)
-    known_scale(loaded, normalization)
-    found = centers_for(
-        loaded, objects, image=image, centers=centers, coordinate_system=coordinate_system, mpp=mpp
+    check_key(key_added)
+    plan = plan_embedding(
+        sdata,
+        model=model,
+        image=image,
+        centers=centers,
+        table=table,
+        overwrite=overwrite,
+        write=write,
+        normalization=normalization,
+        mpp=mpp,
+        coordinate_system=coordinate_system,
     )
-    for sample in found.samples:
-        check_size(sample.patches, loaded.card.crop)
-        check_stored(targets[sample.of], sample)
+    loaded, found, targets = plan.model, plan.centers, plan.targets
     warn_of_empty(found)
     warn_of_mpp(loaded, found)
     runner = EmbedRunner.make(loaded, config, active_client(client))
@@ -200,7 +193,8 @@ def embed(
             keep(targets[name], table, None, each, {}, {})
 
 
-def _check_key(key: object) -> None:
+def check_key(key: object) -> None:
+    """Raise :class:`InputError` unless an embedding can have this name."""
     if not isinstance(key, str) or not key or key == "spatial" or "/" in key:
         msg = f"key_added={key!r} can't name the embedding; valid: a name such as 'X_nextchannel'"
         raise InputError(msg)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.samples import resolve_samples
+from nimbus_sd._sdata.sizes import bytes_of
 from nimbus_sd.engine.device import resolve_devices
 from nimbus_sd.engine.estimate import Estimate
 from nimbus_sd.engine.estimate import estimate as estimate_run
@@ -85,7 +85,7 @@ def estimate(
         n_threads=n_threads,
         device=device,
         precision=precision,
-        memory=None if memory is None else parse_bytes(memory),
+        memory=bytes_of(memory),
     )
     predictor = Predictor(load(model), config)
     plain = [s.sample for s in samples.samples]

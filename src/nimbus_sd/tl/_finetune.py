@@ -77,8 +77,8 @@ def finetune(
 
     References
     ----------
-    Li, Grandvalet and Davoine, "Explicit inductive bias for transfer learning with
-    convolutional networks".
+    Li, Grandvalet and Davoine (2018), *Explicit inductive bias for transfer learning with
+    convolutional networks*.
 
     Examples
     --------
@@ -92,14 +92,12 @@ def finetune(
     >>> model.card.metrics["parent"]
     'nimbus-sd-s'
     """
-    config = config or TrainConfig.finetune()
-    config = replace(config, steps=max(steps - config.robust_steps, 0), l2_sp=l2_sp, name=name or "finetuned")
-    if learning_rate is not None:
-        config = replace(config, learning_rate=learning_rate)
     return run_training(
         data,
         Path(out),
-        config=config,
+        config=settings_for(
+            config or TrainConfig.finetune(), steps=steps, l2_sp=l2_sp, learning_rate=learning_rate, name=name
+        ),
         model=model,
         name=name,
         labels_layer=labels_layer,
@@ -112,3 +110,11 @@ def finetune(
         progress=progress,
         command=f"nb.tl.finetune(..., steps={steps}, l2_sp={l2_sp:g}, labels_layer={labels_layer!r})",
     )
+
+
+def settings_for(
+    config: TrainConfig, *, steps: int, l2_sp: float, learning_rate: float | None, name: str | None
+) -> TrainConfig:
+    """The configuration with what the call changes."""
+    config = replace(config, steps=max(steps - config.robust_steps, 0), l2_sp=l2_sp, name=name or "finetuned")
+    return config if learning_rate is None else replace(config, learning_rate=learning_rate)

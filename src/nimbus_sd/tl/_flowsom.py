@@ -93,8 +93,9 @@ def flowsom(
 
     References
     ----------
-    Van Gassen et al., Cytometry A 87:636 (2015); Couckuyt et al., FlowSOM in Python
-    (the package); Liu et al., Nat. Commun. 14:4618 (2023), for z-scores and cap.
+    Van Gassen et al. (2015), *FlowSOM*, Cytometry A 87:636; the package is Couckuyt et al.,
+    FlowSOM in Python; Liu et al. (2023), *Robust phenotyping of highly multiplexed tissue
+    imaging data using pixel-level clustering*, Nat. Commun. 14:4618, for z-scores and cap.
 
     Examples
     --------

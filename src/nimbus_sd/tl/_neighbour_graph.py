@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import anndata as ad
-import igraph
 import numpy as np
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.lazy import require
 from nimbus_sd.arrays.metaclusters import largest_first
 from nimbus_sd.arrays.neighbour_graph import jaccard_graph, without_self
 
@@ -197,6 +197,7 @@ def completed(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def communities(graph: sparse.csr_matrix, settings: GraphSettings) -> tuple[np.ndarray, float]:
     """Community of each cell, int64 from 0, and their modularity at resolution 1."""
+    igraph = communities_library()
     upper = sparse.triu(graph, k=1).tocoo()
     # arrays: lists of the edges and their weights take over 150 bytes an edge
     net = igraph.Graph(n=graph.shape[0], edges=np.column_stack([upper.row, upper.col]))
@@ -213,9 +214,15 @@ def communities(graph: sparse.csr_matrix, settings: GraphSettings) -> tuple[np.n
     return np.asarray(found.membership, dtype=np.int64), float(modularity)
 
 
+def communities_library() -> Any:
+    """Give igraph, which is under the GPL and therefore an extra."""
+    return require("igraph", extra="leiden")
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed igraph's generator, and give it back to Python's, which is its default."""
+    igraph = communities_library()
     igraph.set_random_number_generator(random.Random(seed))  # noqa: S311
     try:
         yield

@@ -17,6 +17,7 @@ from nimbus_sd.tl._neighbour_graph import (
     GraphSettings,
     check_threads,
     cluster_cells,
+    communities_library,
     representation,
 )
 
@@ -72,6 +73,8 @@ def phenograph(
 
     Raises
     ------
+    MissingExtraError
+        If igraph, which is under the GPL and an extra (``nimbus-sd[leiden]``), is not installed.
     ElementNotFoundError
         If the table has no `use_rep`.
     InputError
@@ -85,8 +88,8 @@ def phenograph(
 
     References
     ----------
-    Levine et al., Cell 162:184 (2015), PhenoGraph; Traag et al., Sci. Rep. 9:5233 (2019), Leiden;
-    Gutwein et al. (2024), for k = 8 and 50 cells.
+    Levine et al. (2015), PhenoGraph, Cell 162:184; Traag et al. (2019), Leiden, Sci. Rep.
+    9:5233; Gutwein et al. (2024), for k = 8 and 50 cells.
 
     Examples
     --------
@@ -101,6 +104,7 @@ def phenograph(
     """
     check_adata(adata)
     settings = GraphSettings(k, method, resolution, metric, min_cells, seed)
+    communities_library()  # missing, it is missed before the search
     check_threads(n_jobs)
     check_new_column(adata, key_added)
     values = representation(adata, use_rep)

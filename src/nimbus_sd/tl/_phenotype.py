@@ -108,7 +108,8 @@ def phenotype(
 
     References
     ----------
-    Format of the table: Nirmal and Sorger, "SCIMAP", JOSS 2024. Probabilities are not scimap's.
+    Format of the table: Nirmal and Sorger (2024), *SCIMAP*, JOSS. Probabilities are not
+    scimap's.
 
     Examples
     --------

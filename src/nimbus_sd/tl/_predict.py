@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anndata import AnnData
-from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
 from nimbus_sd._core.channels import NOT_MARKERS
@@ -20,6 +19,7 @@ from nimbus_sd._sdata.maps import check_dtype
 from nimbus_sd._sdata.model_kinds import POSITIVITY, check_kind
 from nimbus_sd._sdata.run import Request, finished
 from nimbus_sd._sdata.samples import resolve_samples
+from nimbus_sd._sdata.sizes import bytes_of
 from nimbus_sd.engine.normalization import Normalization
 from nimbus_sd.engine.run import Runner
 from nimbus_sd.engine.settings import PredictConfig, view_names
@@ -188,8 +188,8 @@ def predict(
 
     References
     ----------
-    Rumberger, Greenwald et al., "Automated classification of cellular expression in
-    multiplexed imaging data with Nimbus".
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def predict(
         precision=precision,
         per_view=score_std,
         intensity=integrated_expression and into is None,
-        memory=None if memory is None else parse_bytes(memory),
+        memory=bytes_of(memory),
         compiled=compiled,
     )
     check_kind(model, POSITIVITY)

@@ -6,22 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dask.utils import parse_bytes
 from spatialdata import SpatialData
 
-from nimbus_sd._sdata.cohort import as_cohort
-from nimbus_sd._sdata.destination import destinations
-from nimbus_sd._sdata.he import he_centers
 from nimbus_sd._sdata.identity import active_client, homes_for
-from nimbus_sd._sdata.model_kinds import SUBTYPER, check_kind
-from nimbus_sd._sdata.patch_run import check_stored, warn_of_empty
+from nimbus_sd._sdata.patch_run import patch_config, warn_of_empty
 from nimbus_sd._sdata.samples import parts_of
+from nimbus_sd._sdata.subtype_plan import plan_subtypes
 from nimbus_sd._sdata.subtype_run import SubtypeRequest, predicted
-from nimbus_sd._sdata.subtype_table import decision_for, subtype_table, warn_of_contradictions
-from nimbus_sd.engine.embedding.patches import check_size
-from nimbus_sd.engine.patch_job import PatchConfig
+from nimbus_sd._sdata.subtype_table import subtype_table, warn_of_contradictions
 from nimbus_sd.engine.subtyping.run import SubtypeRunner
-from nimbus_sd.models.subtyper import SubtypeModel, SubtypeNet, load_subtyper
+from nimbus_sd.models.subtyper import SubtypeModel, SubtypeNet
 from nimbus_sd.tl._predict_table import keep
 
 if TYPE_CHECKING:
@@ -156,8 +150,8 @@ def predict_subtypes(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through same-tissue
-    stained ImmunoFluorescence images": patches of 112 px of 0.325 µm.
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images*: patches of 112 px of 0.325 µm.
 
     Examples
     --------
@@ -176,27 +170,25 @@ def predict_subtypes(
     >>> list(sdata["subtypes"].var_names)
     ['CD45', 'CD3e', 'CD4', 'CD8a']
     """
-    config = PatchConfig(
-        batch_size=batch_size,
-        n_threads=n_threads,
-        device=device if isinstance(device, str) else tuple(device),
-        precision=precision,
-        memory=None if memory is None else parse_bytes(memory),
+    config = patch_config(
+        batch_size=batch_size, n_threads=n_threads, device=device, precision=precision, memory=memory
     )
-    objects = as_cohort(sdata)
-    targets = destinations(objects, write)
-    for target in targets.values():
-        target.check(table, None, overwrite=overwrite)
-    check_kind(model, SUBTYPER)
-    loaded = load_subtyper(model)
-    decision = decision_for(loaded.card, hierarchy=hierarchy, thresholds=thresholds)
-    found = he_centers(objects, image=image, centers=centers, coordinate_system=coordinate_system, mpp=mpp)
-    runner = SubtypeRunner.make(loaded, config, active_client(client))
+    plan = plan_subtypes(
+        sdata,
+        model=model,
+        image=image,
+        centers=centers,
+        table=table,
+        hierarchy=hierarchy,
+        thresholds=thresholds,
+        overwrite=overwrite,
+        write=write,
+        mpp=mpp,
+        coordinate_system=coordinate_system,
+    )
+    found, targets, decision = plan.centers, plan.targets, plan.decision
+    runner = SubtypeRunner.make(plan.model, config, active_client(client))
     request = SubtypeRequest(found, runner, progress)
-    job = request.job()
-    for i, sample in enumerate(found.samples):
-        check_size(sample.patches, job.size(i))
-        check_stored(targets[sample.of], sample)
     warn_of_empty(found)
     homes = homes_for([t.store for t in targets.values()], [s.image for s in found.samples])
     with predicted(request, homes, resume=resume) as outcome:

@@ -77,7 +77,9 @@ def rediscovery(
 
     References
     ----------
-    Gutwein et al. (2024), figure 4. There the benchmark's types are the columns; here they are rows.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*, figure 4. There the benchmark's types are the columns; here they are
+    rows.
 
     Examples
     --------

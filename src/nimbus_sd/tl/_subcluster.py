@@ -15,7 +15,13 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd._core.version import __version__
 from nimbus_sd._sdata.cluster_edits import check_new_column, forget_edits, labels_of
 from nimbus_sd._sdata.truth import check_adata
-from nimbus_sd.tl._neighbour_graph import GraphSettings, check_threads, cluster_cells, representation
+from nimbus_sd.tl._neighbour_graph import (
+    GraphSettings,
+    check_threads,
+    cluster_cells,
+    communities_library,
+    representation,
+)
 
 
 def subcluster(
@@ -65,6 +71,8 @@ def subcluster(
 
     Raises
     ------
+    MissingExtraError
+        If igraph, which is under the GPL and an extra (``nimbus-sd[leiden]``), is not installed.
     ElementNotFoundError
         If the column, a cluster or `use_rep` does not exist.
     InputError
@@ -78,7 +86,8 @@ def subcluster(
 
     References
     ----------
-    Gutwein et al. (2024), figure 5.
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*, figure 5.
 
     Examples
     --------
@@ -94,6 +103,7 @@ def subcluster(
     """
     check_adata(adata)
     settings = GraphSettings(k, method, resolution, metric, min_cells, seed)
+    communities_library()  # missing, it is missed before the search
     check_threads(n_jobs)
     key = f"{cluster_key}_sub" if key_added is None else key_added
     check_new_column(adata, key)

@@ -94,9 +94,9 @@ def train(
 
     References
     ----------
-    Rumberger, Greenwald et al., "Automated classification of cellular expression in
-    multiplexed imaging data with Nimbus"; Wang et al., "ProMix: combating label noise
-    via maximizing clean sample utility".
+    Rumberger, Greenwald et al. (2025), *Automated classification of cellular expression in
+    multiplexed imaging data with Nimbus*; Xiao et al. (2023), *ProMix: combating label noise
+    via maximizing clean sample utility*.
 
     Examples
     --------

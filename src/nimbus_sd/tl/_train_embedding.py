@@ -120,9 +120,9 @@ def train_embedding(
 
     References
     ----------
-    Gutwein et al., "Interpretable embeddings for segmentation-free single-cell analysis in
-    multiplex imaging"; Chen et al., "A simple framework for contrastive learning of visual
-    representations".
+    Gutwein et al. (2024), *Interpretable embeddings for segmentation-free single-cell analysis
+    in multiplex imaging*; Chen et al. (2020), *A simple framework for contrastive learning of
+    visual representations*.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def train_embedding(
     >>> model.markers, model.card.crop, model.path.name
     (('CD3', 'CD8'), 18, 'mine')
     """
-    settings = _settings(config, architecture, epochs=epochs, batch=batch_size, seed=seed)
+    settings = settings_for(config, architecture, epochs=epochs, batch=batch_size, seed=seed)
     request = training.EmbeddingRequest(
         image=image,
         centers=centers,
@@ -161,7 +161,7 @@ def train_embedding(
     )
 
 
-def _settings(
+def settings_for(
     config: str | EmbeddingTrainConfig, architecture: str | Mapping[str, Any] | None, **given: int | None
 ) -> EmbeddingTrainConfig:
     """The configuration with what the call changes."""

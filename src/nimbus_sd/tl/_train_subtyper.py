@@ -142,8 +142,9 @@ def train_subtyper(
     -------
     Network and card for :func:`nimbus_sd.tl.predict_subtypes`; ``model.card.metrics`` has the figures
     of the best validation, ``model.card.training`` the configuration, where labels come from, patients
-    and counts. Cells that lie outside their H&E, or not in the element that the table annotates, are
-    left out; a warning counts them.
+    and counts; ``model.card.hierarchy`` is the one that labels were curated by
+    (:func:`nimbus_sd.pp.curate_hierarchy`). Cells that lie outside their H&E, or not in the element
+    that the table annotates, are left out; a warning counts them.
 
     Raises
     ------
@@ -161,8 +162,8 @@ def train_subtyper(
 
     References
     ----------
-    Pochet et al., "Lymphocytes subtyping on H&E slides with automatic labelling through same-tissue
-    stained ImmunoFluorescence images".
+    Pochet et al., *Lymphocytes subtyping on H&E slides with automatic labelling through
+    same-tissue stained ImmunoFluorescence images*.
 
     Examples
     --------

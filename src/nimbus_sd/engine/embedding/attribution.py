@@ -30,7 +30,7 @@ def occlusion(net: nn.Module, x: Tensor) -> Tensor:
 
     References
     ----------
-    Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2014).
+    Zeiler and Fergus (2014), *Visualizing and understanding convolutional networks*.
     """
     if not isinstance(net, ChannelwiseNet):
         return occlusion_by_passes(net, x)
@@ -74,8 +74,8 @@ def gradient_x_input(net: nn.Module, x: Tensor) -> Tensor:
 
     References
     ----------
-    Shrikumar et al., "Not just a black box: learning important features through propagating
-    activation differences" (2016).
+    Shrikumar et al. (2016), *Not just a black box: learning important features through
+    propagating activation differences*.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()

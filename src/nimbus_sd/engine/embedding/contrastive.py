@@ -52,7 +52,7 @@ def nt_xent(views: Tensor, *, temperature: float, gather: Gather = alone) -> Ten
 
     References
     ----------
-    Chen et al., "A simple framework for contrastive learning of visual representations".
+    Chen et al. (2020), *A simple framework for contrastive learning of visual representations*.
     """
     b, v = views.shape[:2]
     if not views.is_floating_point() or views.itemsize < 4:

@@ -39,7 +39,7 @@ class LARS(torch.optim.Optimizer):
 
     References
     ----------
-    You, Gitman and Ginsburg, "Large batch training of convolutional networks".
+    You, Gitman and Ginsburg (2017), *Large batch training of convolutional networks*.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class StainConfig:
         Factor of the amount of each stain, log-uniform.
     shift
         Added to the amount of each stain, uniform, in units of
-        :func:`nimbus_sd._core.stain.separate` (a dark nucleus has some 0.1).
+        ``nimbus_sd._core.stain.separate`` (a dark nucleus has some 0.1).
     light
         Factor of the light that comes through, log-uniform.
     blur, blur_sd
@@ -40,8 +40,8 @@ class StainConfig:
 
     References
     ----------
-    Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a
-    reference to train distilled stain-invariant convolutional networks": factors and shifts of
+    Tellez et al. (2018), *Whole-slide mitosis detection in H&E breast histology using PHH3 as a
+    reference to train distilled stain-invariant convolutional networks*: factors and shifts of
     haematoxylin, eosin and DAB in optical density.
     """
 

@@ -24,11 +24,11 @@ class SubtypeTrainConfig(Presets):
     name
         Name on the card.
     backbone
-        One of :data:`nimbus_sd.models.subtype_backbones.BACKBONES` by name, or its parameters.
+        One of ``nimbus_sd.models.subtype_backbones.BACKBONES`` by name, or its parameters.
     pretrained
         What the backbone starts from: its published weights (True; None where they can be had),
         random ones (False), or those at a path. See
-        :func:`nimbus_sd.models.subtype_weights.load_pretrained`.
+        ``nimbus_sd.models.subtype_weights.load_pretrained``.
     multitask
         One backbone for all markers; else one for each.
     hidden

@@ -157,6 +157,14 @@ def check_checkpoint(
         _compare(path, key, {k: v for k, v in saved.get(key, {}).items() if k in now}, now)
 
 
+def steps_done(path: Path) -> int:
+    """Steps that a checkpoint's run has done; 0 where there is none."""
+    if not path.exists():
+        return 0
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(saved["step"])
+
+
 _OTHER = {"config": "another configuration", "data": "other data"}
 
 
