@@ -62,20 +62,21 @@ def imports(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation, executing the tutorials; warnings are errors."""
     _install(session, "docs")
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
 def tutorials(session: nox.Session) -> None:
     """Execute each tutorial as a program of its own."""
-    _install(session, "test", "docs")
+    _install(session, "test", "tutorials")
     session.run("pytest", "-m", "tutorials", "-n", "2", *session.posargs)
 
 
 @nox.session(default=False)
 def workflows(session: nox.Session) -> None:
-    """Run the Snakemake and Nextflow examples."""
+    """Run the Snakemake and Nextflow examples; nextflow has to be on the path or two tests are skipped."""
     _install(session, "test")
+    session.install("snakemake>=9", "snakemake-executor-plugin-slurm>=2", "groovy-parser>=0.2.2")
     session.run("pytest", "-m", "workflows", *session.posargs)
 
 
@@ -171,3 +172,97 @@ def bench(session: nox.Session) -> None:
         record("phenotypes", "--as", "phenotypes-average", "--", "--linkage", "average")
         record("embedding_dcis", "--epochs", "3")
         record("finetune", "--out", "runs/finetuned")
+
+
+# The ecosystem: other versions, other packages, other Pythons. uv resolves, as pip can't be asked for the
+# lowest versions; torch stays what pip found for constraints.txt, whatever a neighbour would pull.
+
+_NO_TORCH = 'torch ; python_version < "3"\ntorchvision ; python_version < "3"\n'
+_NEEDED = ("pytest>=8.3", "hypothesis>=6.120")
+
+
+def _environment(session: nox.Session, *wanted: str, torch: bool = True, lowest: bool = False) -> None:
+    versions = Path("constraints.txt").read_text("utf-8").split()
+    pinned = [line for line in versions if line.startswith("torch==")]
+    session.install("uv", *(pinned if torch else ()))
+    overrides = Path(session.create_tmp()) / "overrides.txt"
+    overrides.write_text(_NO_TORCH, "utf-8")
+    python = Path(session.bin) / ("python.exe" if os.name == "nt" else "python")
+    # what is there already would be kept, and these sessions are about moving it
+    how = ("--upgrade", "--python", str(python), "--override", str(overrides))
+    order = ("--resolution", "lowest-direct") if lowest else ()
+    session.run("uv", "pip", "install", *how, *order, *wanted, *_NEEDED)
+
+
+def _ecosystem(session: nox.Session, group: str, *more: str) -> None:
+    """Run the group's own tests, then tests of the ordinary suite."""
+    # plugins that neighbours register with pytest warn when loaded, and warnings are errors
+    env = {"NIMBUS_SD_ECOSYSTEM": group, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    session.run("pytest", "-m", "ecosystem", "tests/ecosystem", *session.posargs, env=env)
+    if more:
+        # deprecations of third parties, seen before these versions were out or after, are not ours
+        quiet = ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
+        session.run("pytest", *quiet, *more, *session.posargs, env=env)
+
+
+_SCVERSE = (
+    "tests/io/test_read_fovs.py",
+    "tests/io/test_write_table.py",
+    "tests/sdata/test_maps.py",
+    "tests/pp/test_integrated_expression.py",
+    "tests/pp/test_gate.py",
+    "tests/tl/test_predict.py",
+    "tests/tl/test_predict_into.py",
+    "tests/tl/test_downstream.py",
+    "tests/tl/test_flowsom.py",
+    "tests/pl/test_tables.py",
+)
+"""Tests that go through what spatialdata, anndata, scanpy, squidpy, dask and zarr do for us."""
+
+
+@nox.session(name="ecosystem-lowest", python="3.11", venv_backend="venv", default=False)
+def ecosystem_lowest(session: nox.Session) -> None:
+    """Install every lower bound of pyproject.toml and run what depends on other packages."""
+    _environment(session, "-e", ".[flowsom]", lowest=True)
+    _ecosystem(session, "lowest", *_SCVERSE)
+
+
+@nox.session(name="ecosystem-newest", python="3.11", venv_backend="venv", default=False)
+def ecosystem_newest(session: nox.Session) -> None:
+    """Install the newest of everything and run what depends on other packages."""
+    _environment(session, "-e", ".[flowsom]")
+    _ecosystem(session, "newest", *_SCVERSE)
+
+
+@nox.session(name="ecosystem-neighbours", python="3.11", venv_backend="venv", default=False)
+def ecosystem_neighbours(session: nox.Session) -> None:
+    """Run on objects that sopa and harpy wrote, in one environment with both."""
+    _environment(session, "-e", ".", "sopa", "harpy-analysis==0.4.2")
+    _ecosystem(session, "neighbours")
+
+
+@nox.session(name="ecosystem-viewers", python="3.11", venv_backend="venv", default=False)
+def ecosystem_viewers(session: nox.Session) -> None:
+    """Open our output with spatialdata-plot, napari-spatialdata and Vitessce, without a screen."""
+    session.env["QT_QPA_PLATFORM"] = "offscreen"
+    _environment(
+        session,
+        "-e",
+        ".",
+        "spatialdata-plot",
+        "napari-spatialdata",
+        "napari",
+        "PyQt6",
+        "vitessce>=3.5",
+        "anywidget",
+        "starlette",
+        "uvicorn",
+    )
+    _ecosystem(session, "viewers")
+
+
+@nox.session(name="ecosystem-torchless", python=["3.12", "3.13"], venv_backend="venv", default=False)
+def ecosystem_torchless(session: nox.Session) -> None:
+    """Run what needs no torch on the newest Pythons, with the newest of everything but torch."""
+    _environment(session, "-e", ".[flowsom,review]", "harpy-analysis", "spatialdata-plot", torch=False)
+    _ecosystem(session, "torchless")

@@ -116,7 +116,7 @@ def downstream(adata: AnnData) -> None:
 
     sc.pp.neighbors(adata, use_rep="X")
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2)
-    sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic")
+    sq.gr.spatial_neighbors_knn(adata, library_key="region")
     sq.gr.nhood_enrichment(adata, cluster_key="leiden", show_progress_bar=False)
 
 

@@ -8,6 +8,8 @@ import inspect
 import operator
 import re
 import textwrap
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +108,57 @@ def test_classes_say_what_they_are_made_of(name):
     if dataclasses.is_dataclass(CLASSES[name]):
         assert {f.name for f in dataclasses.fields(CLASSES[name])} <= told
         assert CLASSES[name].__dataclass_params__.frozen
+
+
+def test_the_documentation_lists_every_public_name_once():
+    pages = Path(__file__).parents[1] / "docs" / "api"
+    listed = Counter()
+    for page in pages.glob("*.md"):
+        for table in re.findall(
+            r"^\.\. autosummary::\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            found = re.findall(r"^   (\w+(?:\.\w+)+)$", table, re.MULTILINE)
+            rooms = {name.split(".")[0] for name in found}
+            assert page.stem == "settings" or rooms == {page.stem}, page.name
+            listed.update(found)
+    assert [name for name, n in listed.items() if n > 1] == []
+    assert set(PUBLIC) - set(listed) == set()
+    for name in listed:
+        assert callable(operator.attrgetter(name)(_with_submodules(name))), name
+
+
+def _with_submodules(name):
+    """The package, after the import of the module that a name is in."""
+    head, _, _ = name.rpartition(".")
+    for end in range(head.count(".") + 1):
+        try:
+            importlib.import_module(".".join(["nimbus_sd", *head.split(".")[: end + 1]]))
+        except ModuleNotFoundError:
+            break
+    return nb
+
+
+def _bibliography():
+    """Family name of the first author, and year, of every entry (\"\" where it has none)."""
+    text = (Path(__file__).parents[1] / "docs" / "references.bib").read_text("utf-8")
+    found = set()
+    for entry in re.split(r"^@", text, flags=re.MULTILINE)[1:]:
+        author = re.search(r"author\s*=\s*\{(.*)\}", entry)[1].split(",")[0]
+        year = re.search(r"year\s*=\s*\{(\d+)\}", entry)
+        found.add((author, year[1] if year else ""))
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n, thing in PUBLIC.items() if "References" in sections(thing)])
+def test_papers_that_docstrings_name_are_in_the_bibliography(name):
+    cited = sections(PUBLIC[name])["References"]
+    # "Chen et al. (2020), ...", "Platt (1999)", "Pochet et al., ..." where no year is known
+    pairs = re.findall(
+        r"([A-Z][\w-]+(?: [A-Z]\w+)?)(?:,? (?:and )?[A-Z][\w-]+)*(?: et al\.)? \((\d{4})\)", cited
+    )
+    pairs += [(family, "") for family in re.findall(r"(Pochet) et al\.,", cited)]
+    assert pairs, f"{name}: write references as 'Family et al. (year), *Title*'"
+    assert set(pairs) <= _bibliography(), name
 
 
 def _raises(function):

@@ -30,7 +30,7 @@ def test_from_tiffs_to_neighbourhoods(tmp_path, monkeypatch):
         adata = sdata["nimbus"]
         sc.pp.neighbors(adata, use_rep="X")
         sc.tl.leiden(adata, flavor="igraph")
-        sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic")
+        sq.gr.spatial_neighbors_knn(adata, library_key="region")
         sq.gr.nhood_enrichment(adata, cluster_key="leiden", show_progress_bar=False)
 
     types = tissue["truth"].obs["cell_type"].reindex(adata.obs_names).astype(str)

@@ -31,7 +31,7 @@ def test_scanpy_and_squidpy_run_on_scores_and_metaclusters(table):
     adata = table.copy()
     sc.pp.neighbors(adata, use_rep="X", n_neighbors=8)
     sc.tl.leiden(adata, flavor="igraph", n_iterations=2)
-    sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic", delaunay=True)
+    sq.gr.spatial_neighbors_delaunay(adata, library_key="region")
     for key in ("metacluster", "leiden"):
         k = adata.obs[key].nunique()
         sq.gr.nhood_enrichment(adata, cluster_key=key, n_perms=20, seed=0, show_progress_bar=False)
@@ -48,6 +48,6 @@ def test_they_run_after_clusters_were_merged_and_named(table):
     adata = table.copy()
     nb.tl.merge_clusters(adata, {"3": "2"})
     nb.tl.name_clusters(adata, {"0": "immune / other"})
-    sq.gr.spatial_neighbors(adata, library_key="region", coord_type="generic")
+    sq.gr.spatial_neighbors_knn(adata, library_key="region")
     sq.gr.nhood_enrichment(adata, cluster_key="metacluster", n_perms=20, seed=0, show_progress_bar=False)
     assert adata.uns["metacluster_nhood_enrichment"]["zscore"].shape == (3, 3)
