@@ -43,6 +43,14 @@ def test_a_card_in_lines_and_as_json(nimbus, facts, tmp_path):
     assert facts("models", tmp_path)["sha256"] == card.sha256
 
 
+def test_cards_of_other_kinds_of_folders(nimbus, facts, tmp_path):
+    net = nb.models.cim.CIM(nb.models.cim.CIMConfig(markers=("CD3", "CD8")))
+    nb.models.save_embedding(nb.models.load_embedding(net), tmp_path / "mine")
+    assert facts("models", tmp_path / "mine")["architecture"]["markers"] == ["CD3", "CD8"]
+    code, out, err = nimbus("models", tmp_path / "mine", "--onnx", tmp_path / "onnx")
+    assert (code, out, "nb.models.load_embedding" in err) == (1, "", True)
+
+
 def test_fetching_says_the_path_and_checks_the_file(facts):
     found = facts("models", "nimbus-sd-s", "--fetch")
     file = Path(found["path"])

@@ -17,7 +17,7 @@ from nimbus_sd.cli._complete import model_names
 from nimbus_sd.cli._options import AsJson, Overwrite
 
 if TYPE_CHECKING:
-    from nimbus_sd.models import ModelCard
+    from nimbus_sd.models import EmbeddingCard, ModelCard, SubtypeCard
 
 _WIDTH = 100
 
@@ -90,12 +90,16 @@ def _short(licence: str) -> str:
     return textwrap.shorten(f"licence: {licence or 'not known'}", 60, placeholder=" ...")
 
 
-def _card(name: str) -> ModelCard:
-    """Card of a registered model, or of a folder."""
-    from nimbus_sd.models import ModelCard
+def _card(name: str) -> ModelCard | EmbeddingCard | SubtypeCard:
+    """Card of a registered model, or of a folder of any kind."""
+    from nimbus_sd.models import EmbeddingCard, ModelCard, SubtypeCard
+    from nimbus_sd.models.folder_kinds import EMBEDDING, POSITIVITY, SUBTYPER
     from nimbus_sd.models.registry import get_card
 
-    return ModelCard.read(name) if (Path(name) / "card.json").is_file() else get_card(name)
+    for file, card in ((POSITIVITY, ModelCard), (EMBEDDING, EmbeddingCard), (SUBTYPER, SubtypeCard)):
+        if (Path(name) / file).is_file():
+            return card.read(name)
+    return get_card(name)
 
 
 def _fetch(name: str, *, as_json: bool) -> None:
@@ -111,13 +115,9 @@ def _fetch(name: str, *, as_json: bool) -> None:
 
 
 def _export(name: str, out: Path, *, overwrite: bool, as_json: bool) -> None:
-    from nimbus_sd import models as room
+    from nimbus_sd.models import export_onnx
 
-    export: Any = getattr(room, "export_onnx", None)
-    if export is None:
-        msg = "--onnx: this version can't export"
-        raise InputError(msg)
-    export(name, out, overwrite=overwrite)
+    export_onnx(name, out, overwrite=overwrite)
     files = sorted(p.name for p in out.iterdir())
     answer(
         {"name": name, "onnx": out, "files": files}, f"{name} -> {out}: {', '.join(files)}", as_json=as_json

@@ -22,6 +22,7 @@ from nimbus_sd.models.head import PREFIX, CellHead
 from nimbus_sd.models.hub import check_recorded, fetch
 from nimbus_sd.models.registry import WEIGHTS, cards, get_card
 
+OWN_LICENCE = "BSD-3-Clause"
 log = logging.getLogger("nimbus_sd")
 
 
@@ -101,7 +102,7 @@ def load(model: str | Path | LoadedModel = "nimbus-sd-s") -> LoadedModel:
     of_head = {k.removeprefix(PREFIX): state.pop(k) for k in sorted(state) if k.startswith(PREFIX)}
     load_strict(net, state, where=str(path))
     head = _load_head(card, of_head, where=str(path))
-    if card.licence and path.parent.parent != WEIGHTS:
+    if card.licence not in ("", OWN_LICENCE):
         log.warning("weights %s: licence: %s", card.name, card.licence)
     return LoadedModel(net=net.eval(), card=replace(card, sha256=found), path=path, head=head)
 
