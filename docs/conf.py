@@ -91,9 +91,15 @@ _OFFLINE = os.environ.get("NIMBUS_SD_DOCS_OFFLINE", "") not in ("", "0")
 intersphinx_mapping = {} if _OFFLINE else {name: (url, None) for name, url in _INVENTORIES.items()}
 
 html_theme = "sphinx_book_theme"
-html_title = f"nimbus-sd {release}"
+# what comes after the number in a development version is too long for the sidebar
+html_title = f"nimbus-sd {release.partition('+')[0]}"
 html_static_path = ["_static"]
 html_css_files = ["nimbus.css"]
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "use_download_button": False}
+html_theme_options = {
+    "navbar_persistent": [],
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": False,
+}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -17,7 +17,7 @@ import tifffile
 from typer.main import get_command
 
 import nimbus_sd as nb
-from nimbus_sd.cli import app
+from nimbus_sd.cli import app, main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -98,6 +98,24 @@ def test_shell_commands_exist(page):
         assert check or program in OTHERS, f"{page}: {' '.join(words)}"
         if check:
             check(words[1:])
+
+
+def test_the_shell_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    write_fields(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    ran = []
+    for words in commands("README.md"):
+        # the review page runs until it is stopped, and has tests of its own
+        if words[0] != "nimbus-sd" or words[1] == "review":
+            continue
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code, capsys.readouterr().err
+        ran.append(words[1])
+    assert ran == ["convert", "predict", "predict", "cluster", "report"]
+    assert (tmp_path / "report.html").stat().st_size > 0
 
 
 def check_program(words):
