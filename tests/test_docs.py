@@ -29,7 +29,10 @@ PAGES = {
 }
 FENCE = r"^```{}\n(.*?)^```"
 PROGRAM = get_command(app)
-OTHERS = {"pip", "export", "cd", "git", "mkdir", "npx", "snakemake", "nextflow", "sbatch"}
+OTHERS = {
+    *("pip", "export", "cd", "git", "mkdir"),
+    *("npx", "snakemake", "nextflow", "sbatch", "jupytext", "jupyter"),
+}
 OF_EVERY_COMMAND = {"--help"}
 OF_THE_PROGRAM = {"--help", "--version", "--install-completion", "--show-completion"}
 

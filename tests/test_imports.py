@@ -72,6 +72,24 @@ print(Predictor(model, PredictConfig(device="cpu")).run(sample, ["a"], np.ones(1
     assert python(code).strip() == "[1600]"
 
 
+def test_what_does_not_compute_with_torch_runs_without_it():
+    code = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, NoTorch())
+import warnings
+warnings.simplefilter("ignore")
+import nimbus_sd as nb
+for room in (nb.io, nb.datasets, nb.pl, nb.app):
+    [getattr(room, name) for name in dir(room)]
+nb.pp.normalization, nb.pp.integrated_expression, nb.pp.gate, nb.tl.flowsom, nb.tl.phenotype, nb.tl.evaluate
+"""
+    python(code)
+
+
 def test_unknown_names_list_the_known():
     code = """
 import nimbus_sd

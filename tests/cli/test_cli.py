@@ -216,7 +216,7 @@ def test_predict_on_a_scheduler(nimbus, tree):
     [
         (("--rule", "median"), "valid: dataset, fov_mean"),
         (("--exclude", "["), "not a regular expression"),
-        (("--score-std",), "pass views=8"),
+        (("--score-std",), "--views 8"),
         (("--into", "nothing"), "no table 'nothing'"),
         (("--coordinate-system", "moon"), "'moon'"),
     ],
@@ -350,3 +350,14 @@ def test_demo(nimbus, tmp_path):
         "clusters.png",
     }
     assert "nimbus" in sd.read_zarr(tmp_path / "demo" / "tissue.zarr").tables
+
+
+def test_pixel_sizes_that_are_wrong_or_not_the_stores(nimbus, scored):
+    call = ("predict", scored / "s0.zarr", "--channels", "CD3", "--table", "again", "--dry-run", "--mpp")
+    code, out, err = nimbus(*call, 488)
+    assert (code, out) == (1, "")
+    assert "error: mpp=488" in err or "error: --mpp 488" in err
+    assert "is that in nm? Pass --mpp 0.488" in err
+    code, _, err = nimbus(*call, 0.3)
+    assert code == 0
+    assert err.count("says 0.5 µm per px; the former is used. Leave --mpp out") == 1

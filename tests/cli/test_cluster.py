@@ -2,12 +2,15 @@
 
 import sys
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata as sd
 from sklearn.metrics import adjusted_rand_score
 
 import nimbus_sd as nb
+from nimbus_sd.cli._cluster_markers import described
 
 SMALL_MAP = ("--method", "flowsom", "--n-nodes", 16, "--n-metaclusters", 4)
 
@@ -37,7 +40,7 @@ def test_phenograph_and_leiden_write_their_columns(nimbus, facts, scored):
     assert table(store).obs["phenograph"].tolist() == adata.obs["phenograph"].tolist()
     code, out, err = nimbus("cluster", store, "--resolution", 0.5, "--plot", scored / "clusters.png")
     assert code == 0, err
-    assert out.splitlines()[0].split() == ["leiden", "cells", "highest", "markers"]
+    assert out.splitlines()[0].split() == ["leiden", "cells", "highest", "markers", "(mean", "score)"]
     assert (scored / "clusters.png").stat().st_size > 1000
     leiden = table(store).obs["leiden"]
     sizes = leiden.value_counts(sort=False)
@@ -113,3 +116,34 @@ def test_bad_calls_write_nothing(nimbus, scored, monkeypatch, unchanged, options
     code, out, err = nimbus("cluster", "s0.zarr", *options, *more)
     assert (code, out) == (1, "")
     assert said in err
+
+
+def named_clusters(score, **more):
+    """Four clusters of two cells over CD3, CD20, VIM."""
+    obs = pd.DataFrame({"c": pd.Categorical(list("aabbccdd"))}, index=[f"cell{i}" for i in range(8)])
+    var = pd.DataFrame(more, index=["CD3", "CD20", "VIM"])
+    return ad.AnnData(np.repeat(np.array(score, dtype=np.float32), 2, axis=0), obs=obs, var=var)
+
+
+SCORES = [[0.9, 0.0, 0.7], [0.02, 0.07, 0.1], [0.0, 0.04, 0.9], [0.45, 0.02, 0.0]]
+
+
+def test_a_cluster_is_not_named_after_markers_that_it_lacks():
+    rows, lines = described(named_clusters(SCORES), "c", None)
+    assert [r["highest"] for r in rows] == [["CD3", "VIM"], [], ["VIM"], []]
+    assert rows[0]["means"] == pytest.approx([0.9, 0.7])
+    assert lines[0].split()[2:] == ["highest", "markers", "(mean", "score)"]
+    assert [line.split(None, 2)[2] for line in lines[1:]] == [
+        "CD3 0.9, VIM 0.7", "none above 0.5", "VIM 0.9", "none above 0.5",
+    ]  # fmt: skip
+
+
+def test_a_markers_own_threshold_counts_and_other_values_have_none():
+    rows, lines = described(named_clusters(SCORES, threshold=[0.4, 0.05, np.nan]), "c", None)
+    assert [r["highest"] for r in rows] == [["CD3", "VIM"], ["CD20"], ["VIM"], ["CD3"]]
+    high = named_clusters([[s * 100 for s in row] for row in SCORES])
+    rows, lines = described(high, "c", None)
+    assert rows[1]["highest"] == ["CD20"], "the highest against all cells, whatever it is"
+    assert lines[2].endswith("CD20 7")
+    alike, lines = described(named_clusters([[0.9, 0.1, 0.2]] * 4), "c", None)
+    assert [r["highest"] for r in alike] == [["CD3"]] * 4, "high in all cells is high as well"

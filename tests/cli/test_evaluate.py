@@ -76,6 +76,42 @@ def test_a_dry_run_checks_and_writes_nothing(nimbus, facts, scored, unchanged):
     found = facts(*call, "--truth", "truth")
     assert (found["dry_run"], found["n_rows"]) == (True, 3)
     assert nimbus(*call, "--truth", "truth", "--resample", "moon")[0] == 1
+    assert nimbus(*call, "--truth", "truth", "--n-bootstrap", "-3")[0] == 1
+
+
+def test_a_csv_may_name_the_region_or_the_field(facts, scored, expected):
+    stores = [scored / "s0.zarr", scored / "s1.zarr"]
+    frames = []
+    for store in stores:
+        truth = sd.read_zarr(store)["truth"]
+        where = {"label": truth.obs["instance_id"], "fov": truth.obs["region"].astype(str)}
+        frames.append(pd.concat([pd.DataFrame(where), truth.to_df()[["CD3", "CD20", "PanCK"]]], axis=1))
+    wanted = facts("evaluate", *stores, "--truth", "truth", "--n-bootstrap", 0)["rows"]
+    for ending in ("_labels", ""):
+        for frame, name in zip(frames, ("s0", "s1"), strict=True):
+            frame["fov"] = frame["fov"].str.removesuffix("_labels") + ending
+            frame.to_csv(scored / f"{name}.csv", index=False)
+        call = ("evaluate", stores[0], "--truth", scored / "s0.csv", "--n-bootstrap", 0)
+        np.testing.assert_allclose([r["f1"] for r in facts(*call)["rows"]], expected["f1"])
+        both = [f.assign(fov=f"{name}_" + f["fov"]) for f, name in zip(frames, ("s0", "s1"), strict=True)]
+        pd.concat(both).to_csv(scored / "both.csv", index=False)
+        rows = facts("evaluate", *stores, "--truth", scored / "both.csv", "--n-bootstrap", 0)["rows"]
+        assert [r["tp"] for r in rows] == [r["tp"] for r in wanted]
+
+
+def test_a_file_is_written_whole(nimbus, scored, monkeypatch):
+    call = ("evaluate", scored / "s0.zarr", "--truth", "truth", "--n-bootstrap", 0, "--out", scored / "a.csv")
+    assert nimbus(*call)[0] == 0
+    before = (scored / "a.csv").read_text()
+
+    def half(self, path, **more):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    assert nimbus(*call, "--overwrite")[0] == 1
+    assert (scored / "a.csv").read_text() == before
+    assert not list(scored.glob(".a.csv*"))
 
 
 @pytest.mark.parametrize(
@@ -88,10 +124,13 @@ def test_a_dry_run_checks_and_writes_nothing(nimbus, facts, scored, unchanged):
         (("--truth", "truth", "--threshold", "0.5", "--threshold", "0.6"), "SCORES=NUMBER"),
         (("--truth", "truth", "--by", "moon"), "no column 'moon'"),
         (("--truth", "truth", "--out", "no/where.csv"), "there is no folder"),
+        (("--truth", "truth", "--out", "where.txt"), "valid endings are .csv"),
+        (("--truth", "empty.csv"), "can't be read as CSV"),
         (("--truth", "s0.zarr/images"), "there is no table"),
     ],
 )
 def test_bad_calls(nimbus, scored, monkeypatch, options, said):
+    (scored / "empty.csv").write_text("")
     monkeypatch.chdir(scored)
     code, out, err = nimbus("evaluate", "s0.zarr", *options)
     assert (code, out) == (1, "")

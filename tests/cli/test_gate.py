@@ -1,5 +1,7 @@
 """``nimbus-sd gate``: a CSV of thresholds to edit, and labels by it."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,9 @@ def test_suggest_edit_gate(store, sections, tmp_path, nimbus, facts, unchanged):
         (("--tree", "CD3e=CD99"), "CD99"),
         (("--markers", "CD20"), "has no thresholds for CD20"),
         (("--key-added", "nimbus"), "nimbus"),
+        (("--key-added", "my labels"), "can't be stored"),
+        (("--plot", tmp_path / "y.png", "--sections", "p9s9"), "p9s9"),
+        (("--plot", tmp_path / "y.png", "--sections", "p9s9", "--dry-run"), "p9s9"),
     ]:
         code, out, err = nimbus("gate", store, "--thresholds", csv, *more)
         assert (code, out, said in err) == (1, "", True), err
@@ -78,7 +83,13 @@ def test_labels_and_hierarchy_are_written(store, sections, tmp_path, nimbus, fac
 
 def test_a_cohort_is_gated_by_one_file(store, sections, tmp_path, nimbus, facts):
     code, _, err = nimbus("gate", store, store, "--out", tmp_path / "g.csv")
-    assert (code, "section 'p0s0' is in" in err) == (1, True)
+    assert (code, "comes twice" in err) == (1, True)
+    facts("gate", store, "--out", tmp_path / "one.csv")
+    shutil.copytree(store, tmp_path / "again.zarr")
+    for more in (("--out", tmp_path / "g.csv"), ("--thresholds", tmp_path / "one.csv")):
+        code, out, err = nimbus("gate", store, tmp_path / "again.zarr", *more)
+        assert (code, out, "section 'p0s0' is in" in err) == (1, "", True)
+    assert "gated" not in sd.read_zarr(store)["table"].layers
     other = sd.read_zarr(store)
     other["table"].obs["section"] = "q" + other["table"].obs["section"].astype(str)
     other.write(tmp_path / "other.zarr")

@@ -128,7 +128,7 @@ def test_bad_calls_are_one_message(cohort, nimbus, unchanged, options, said, dry
         (("--layer", "gold"), "gold"),
         (("--split", "1,2"), "split"),
         (("--split", "a.csv"), "there is no such file"),
-        (("--backbone", "resnet"), "backbone='resnet' is unknown"),
+        (("--backbone", "resnet"), "--backbone resnet is unknown"),
         (("--markers", "CD99"), "CD99"),
         (("--no-pretrained", "--pretrained-path", "w"), "leave one of them out"),
         (("--trainer", "tpu"), "valid: plain, lightning"),

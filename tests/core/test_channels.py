@@ -86,3 +86,21 @@ def test_errors_are_errors_of_python_too():
         assert issubclass(error, NimbusError)
     with pytest.raises(ValueError, match=r"'slide' has duplicated channel names \['a'\]"):
         select_channels(["a", "b", "a"], "all", where="slide")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("cd3", "'cd3'] (did you mean CD3?);"),
+        ("Pan CK", "'Pan CK'] (did you mean PanCK?);"),
+        ("Colagen1", "'Colagen1'] (did you mean Collagen1?);"),
+        ("CD4", "'CD4']; valid"),
+        ("CD11b", "'CD11b']; valid"),
+        ("CD31", "'CD31']; valid"),
+        ("", "'']; valid"),
+    ],
+)
+def test_a_name_that_is_nearly_right(wanted, said):
+    with pytest.raises(ElementNotFoundError) as caught:
+        select_channels(["CD3", "PanCK", "Collagen1", "CD11c", "α"], [wanted], where="i")
+    assert said in str(caught.value)

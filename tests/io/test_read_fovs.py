@@ -158,6 +158,12 @@ def test_ome_names_and_pixel_size(tmp_path):
         assert nb.io.read_fovs(path, mpp=1).attrs["nimbus_sd"]["mpp"] == 1
 
 
+def test_a_pixel_size_in_the_wrong_unit(tmp_path):
+    path, _ = stack_folder(tmp_path, metadata={"axes": "CYX", "PhysicalSizeX": 488, "PhysicalSizeY": 488})
+    with pytest.raises(InputError, match=r"fov1.*: the metadata says that a px is 488 µm .*Pass mpp=0\.488"):
+        nb.io.read_fovs(path)
+
+
 def test_unnamed_channels(tmp_path):
     stack = pixels((3, Y, X))
     images = tmp_path / "images"

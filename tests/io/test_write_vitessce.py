@@ -92,7 +92,7 @@ def test_the_package_reads_it_back(stored, tmp_path):
     assert VitessceConfig.from_dict(config).to_dict()["layout"] == config["layout"]
 
 
-def test_bad_input_writes_nothing(stored, tmp_path):
+def test_bad_input_writes_nothing(stored, tmp_path, monkeypatch):
     file = tmp_path / "view.json"
 
     def refused(error, match, **options):
@@ -106,6 +106,11 @@ def test_bad_input_writes_nothing(stored, tmp_path):
     refused(ElementNotFoundError, "no column 'leiden'", groupby="leiden")
     stored["truth"].obs["leiden"] = "0"
     refused(InputError, "write_table", groupby="leiden")
+    stored["truth"].obs["area"] = 1.5
+    refused(InputError, "column 'area' is of type float64; cell sets are", groupby=["cell_type", "area"])
+    stored["truth"].obs["name"] = [f"cell {i}" for i in range(stored["truth"].n_obs)]
+    monkeypatch.setattr("nimbus_sd.io._write_vitessce._MAX_GROUPS", 3)
+    refused(InputError, "at most 3 can be cell sets", groupby="name")
     stored["late"] = stored["truth"].copy()
     refused(InputError, "tables/late is not in", table="late")
     with pytest.raises(InputError, match="unknown suffix"):

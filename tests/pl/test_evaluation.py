@@ -46,6 +46,18 @@ def test_dots_lie_at_the_metric_and_rows_are_sorted(frame):
     assert means == pytest.approx([0.7, 0.35])
 
 
+def test_the_legend_explains_every_line(frame):
+    def texts(*arguments):
+        legends = nb.pl.evaluation(*arguments, return_fig=True).legends
+        return [t.get_text() for legend in legends for t in legend.get_texts()]
+
+    assert texts(frame, "f1") == ["X", "mean", "mean of the rows"]
+    assert texts(frame, ["f1", "auroc"]) == ["X", "mean", "mean of the rows", "guessing"]
+    alone = frame[frame.scores == "X"]
+    assert texts(alone, "f1") == ["mean of the rows"]
+    assert texts(alone[alone.marker == "CD3"], "f1") == []
+
+
 def test_order_of_the_frame_several_metrics_and_groups(frame):
     axes = nb.pl.evaluation(frame, ["f1", "ece"], sort=False, show=False)
     assert [t.get_text() for t in axes[0].get_yticklabels()] == ["CD3", "CD8", "CD20"]

@@ -157,6 +157,14 @@ def test_edited_thresholds_gate_and_are_saved(table, editor, tmp_path):
         editor.save(tmp_path / "no" / "t.csv")
 
 
+def test_a_figure_that_cannot_be_written_is_refused_before_it_is_drawn(table, tmp_path):
+    for name in ("x.foo", "no/x.png"):
+        with pytest.raises(InputError, match="save="):
+            nb.pl.gate(table, "CD45", thresholds=per_section(), save=tmp_path / name)
+    nb.pl.gate(table, "CD45", thresholds=per_section(), save=tmp_path / "x.PNG")
+    assert (tmp_path / "x.PNG").is_file()
+
+
 def test_editing_sections_keeps_rows_that_are_not_drawn(table):
     editor = nb.pl.gate(table, "CD45", thresholds=per_section(), sections=["a"], edit=True, show=False)
     editor.figure.canvas.draw()

@@ -41,7 +41,9 @@ class TestContent:
         assert negative == [24, 24, N_CELLS]
 
     def test_scores_fill_their_own_cells(self, field):
-        axes = _axes(nb.pl.image(field.sdata, "CD8", return_fig=True), 2)
+        fig = nb.pl.image(field.sdata, "CD8", return_fig=True)
+        assert "score of the cell" in [ax.get_xlabel() for ax in fig.axes]
+        axes = _axes(fig, 2)
         filled = axes[0, 1].images[1]
         values = np.ma.filled(filled.get_array(), np.nan)
         labels = enlarge(field.labels, side=values.shape[1])

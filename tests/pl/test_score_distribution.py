@@ -20,6 +20,8 @@ def _shares(ax) -> list[np.ndarray]:
 def test_shares_add_up_and_sit_where_the_values_are(adata):
     axes = nb.pl.score_distribution(adata, show=False, bins=10)
     assert axes.shape == (3, 2)
+    assert [ax.get_xlabel() for ax in axes[0]] == ["", "score; expression / scale"]
+    assert "η: 1 two sharp groups, 0.75 evenly" in axes[0, 0].figure.get_suptitle()
     (score,) = _shares(axes[0, 0])
     np.testing.assert_allclose(score[[0, 1, 8, 9]].sum(), 1)
     assert score[:2].sum() == pytest.approx(0.5)
@@ -51,6 +53,7 @@ def test_truth_from_a_layer_and_no_expression(adata):
     adata.layers["truth"] = (adata.X > 0.5).astype(np.float32)
     axes = nb.pl.score_distribution(adata, "CD8", truth="truth", expression_layer=None, show=False)
     assert axes.shape == (1, 1)
+    assert axes[0, 0].get_xlabel() == "score"
     assert len(_shares(axes[0, 0])) == 2
 
 

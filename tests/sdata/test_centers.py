@@ -7,7 +7,7 @@ from spatialdata import SpatialData, get_centroids
 from spatialdata.models import Image2DModel, Labels2DModel, PointsModel
 from spatialdata.transformations import Affine, Identity, Scale, Translation
 
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.centers import resolve_centers
 from nimbus_sd.testing import CountedArray, random_image, random_labels
 
@@ -102,7 +102,8 @@ def test_the_pixel_size_is_that_of_the_image(factory):
     (found,) = resolve_centers(factory(1, mpp=0.4)).samples
     assert found.mpp == pytest.approx(0.4)
     assert resolve_centers(factory(1, mpp=None)).samples[0].mpp is None
-    (told,) = resolve_centers(factory(1, mpp=0.4), mpp=0.7).samples
+    with pytest.warns(NimbusWarning, match=r"mpp=0.7, but the scale of image 'fov0_image'"):
+        (told,) = resolve_centers(factory(1, mpp=0.4), mpp=0.7).samples
     assert (told.mpp, told.patches.mpp) == (0.7, 0.7)
 
 

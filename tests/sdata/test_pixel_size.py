@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from spatialdata import SpatialData
@@ -9,10 +11,11 @@ from spatialdata.models import Image2DModel, Labels2DModel, PointsModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
 
 import nimbus_sd as nb
-from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._sdata.elements import mpp_of
 from nimbus_sd._sdata.he import he_centers
 from nimbus_sd._sdata.resolve import resolve_pairs, resolve_sample
+from nimbus_sd._sdata.samples import resolve_samples
 
 MPP = 0.325
 
@@ -49,7 +52,8 @@ def test_an_he_of_other_px_than_the_fluorescence(image):
     sdata = build(he=2.0, cells=1.0, **{"if": 1.0})
     (found,) = he_centers(sdata, image=image, centers=None).samples
     assert found.mpp == pytest.approx(2 * MPP)
-    (told,) = he_centers(sdata, image=image, centers=None, mpp=0.5).samples
+    with pytest.warns(NimbusWarning, match=r"^mpp=0.5, but by sdata.attrs\['nimbus_sd'\] image 'he' has"):
+        (told,) = he_centers(sdata, image=image, centers=None, mpp=0.5).samples
     assert told.mpp == 0.5
 
 
@@ -124,3 +128,66 @@ def test_px_that_are_not_square():
     sdata = build(he=Scale([2, 3], axes=("x", "y")), cells=1.0, **{"if": 1.0})
     with pytest.raises(InputError, match=r"0\.65 x 0\.975 µm, not square"):
         mpp_of(sdata, "images", "he")
+
+
+def samples(sdata, mpp=None, **more):
+    return resolve_samples(sdata, image=None, labels=None, channels="all", mpp=mpp, **more).samples
+
+
+@pytest.mark.parametrize(
+    ("mpp", "said"),
+    [
+        (325, r"^mpp=325; µm per px lie between 0.05 and 10; is that in nm\? Pass mpp=0.325$"),
+        (0.000325, r"^mpp=0.000325; .* in mm\? Pass mpp=0.325$"),
+        (11.0, r"^mpp=11; .* between 0.05 and 10; pass it in µm, for instance mpp=0.5$"),
+        (0.04, r"^mpp=0.04; .*; pass it in µm"),
+        (1e-6, r"^mpp=1e-06; .*; pass it in µm"),
+    ],
+)
+def test_a_size_that_no_px_has_is_refused_everywhere(mpp, said):
+    sdata = own(build(cells=1.0, **{"if": 1.0}), "if", "cells")
+    folder = Path("nothing")
+    for call in (
+        lambda: nb.tl.predict(sdata, mpp=mpp, channels="all", progress=False),
+        lambda: nb.tl.estimate(sdata, mpp=mpp, channels="all"),
+        lambda: nb.pp.integrated_expression(sdata, mpp=mpp, channels="all"),
+        lambda: nb.pp.cell_patches(sdata, mpp=mpp, channels="all"),
+        lambda: nb.pp.expand_labels(sdata, "cells", distance=1.0, mpp=mpp),
+        lambda: nb.io.read_fovs(folder, mpp=mpp),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    assert not sdata.tables
+
+
+@pytest.mark.parametrize("mpp", [0.05, 0.1, 2.0, 10.0])
+def test_sizes_that_px_may_have(mpp):
+    assert samples(own(build(cells=1.0, **{"if": 1.0}), "if", "cells", mpp=mpp))[0].sample.mpp == mpp
+
+
+def test_an_object_whose_own_size_no_px_has():
+    sdata = own(build(attrs=None, cells=1.0, **{"if": 1.0}), "if", "cells", mpp=488.0)
+    with pytest.raises(
+        InputError, match=r"^image 'if' says that a px is 488 µm wide; .*nm\? Pass mpp=0\.488"
+    ):
+        samples(sdata)
+    with pytest.raises(InputError, match=r"^labels 'cells' says that a px is 488 µm wide"):
+        nb.pp.expand_labels(sdata, "cells", distance=1.0)
+    assert samples(sdata, need_mpp=False)[0].sample.mpp == 488.0, "nothing is scaled by it"
+    with pytest.warns(NimbusWarning, match=r"^mpp=0.5, but the scale of image 'if' to 'microns' says 488 µm"):
+        assert samples(sdata, mpp=0.5)[0].sample.mpp == 0.5
+
+
+def test_another_size_than_the_object_says_is_said_once_for_all_images():
+    sdata = own(build(cells=1.0, **{"if": 1.0}), "if", "cells", mpp=0.488)
+    told = r"mpp=0.3, but the scale of image 'if' to 'microns' says 0.488 µm per px"
+    with pytest.warns(NimbusWarning, match=told + r"; the former is used\. Leave mpp= out") as seen:
+        assert samples(sdata, mpp=0.3)[0].sample.mpp == 0.3
+    assert len(seen) == 1
+    with pytest.warns(NimbusWarning, match=told + r" \(1 more images differ") as seen:
+        assert len(samples({"a": sdata, "b": sdata}, mpp=0.3)) == 2
+    assert len(seen) == 1
+    with pytest.warns(NimbusWarning, match=r"mpp=0.3, but by sdata\.attrs\['nimbus_sd'\] image 'if' has"):
+        samples(build(cells=1.0, **{"if": 1.0}), mpp=0.3)
+    assert samples(sdata, mpp=0.489)[0].sample.mpp == 0.489, "close enough"
+    assert samples(build(attrs=None, cells=1.0, **{"if": 1.0}), mpp=0.3)[0].sample.mpp == 0.3

@@ -143,6 +143,11 @@ def test_missing_scores_stay_missing(table):
         (lambda t: None, {"error_rate": 0.0}, InputError, r"error_rate=0.0 must lie in \(0, 1\)"),
         (lambda t: None, {"by": "site"}, ElementNotFoundError, "no column 'site'; valid: 'marker', 'region'"),
         (lambda t: None, {"layer": "raw"}, ElementNotFoundError, "no layer 'raw'"),
+        (lambda t: None, {"key_added": "silver"}, InputError, "intensities or labels"),
+        (lambda t: None, {"key_added": "integrated_expression"}, InputError, "intensities or labels"),
+        (lambda t: None, {"key_added": "a/b"}, InputError, "is no name"),
+        (lambda t: None, {"key_call": "calibrated", "error_rate": 0.1}, InputError, "are one layer"),
+        (lambda t: None, {"markers": "D"}, ElementNotFoundError, "no marker D"),
         (lambda t: t.layers.update(silver=t.layers["silver"] * 0), {}, InputError, "needs both classes"),
         (lambda t: t.layers.update(silver=t.X * np.nan), {}, InputError, "0 labelled cells"),
         (lambda t: setattr(t, "X", t.X * 30), {}, InputError, r"X holds values.*only scores in \[0, 1\]"),
@@ -154,6 +159,22 @@ def test_bad_input_writes_nothing(table, spoil, options, error, match):
         nb.tl.calibrate(table, "silver", **options)
     assert set(table.layers) == {"silver"}
     assert "calibration" not in table.uns
+
+
+@pytest.mark.filterwarnings(POOLED)
+def test_calls_go_with_the_scores_that_they_were_made_of(table):
+    nb.tl.calibrate(table, "silver", error_rate=0.1)
+    called = table.copy()
+    nb.tl.calibrate(table, "silver", key_added="other")
+    assert set(table.layers) == {"silver", "calibrated", "call", "other"}
+    nb.tl.calibrate(called, "silver", error_rate=0.1, key_call="mine")
+    assert set(called.layers) == {"silver", "calibrated", "mine"}
+    plain = make(seed=1)
+    nb.tl.calibrate(plain, "silver", markers=["A"])
+    nb.tl.apply_calibration(called, plain)
+    assert set(called.layers) == {"silver", "calibrated"}
+    with pytest.raises(InputError, match="groups can't be read"):
+        nb.tl.apply_calibration(called, plain.uns["calibration"] | {"groups": "[]"})
 
 
 @pytest.fixture

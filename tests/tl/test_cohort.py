@@ -223,6 +223,12 @@ def test_concatenated(stores, model):
     assert objects[0]["nimbus"].obs_names[0] == "fov0_labels_" + str(
         objects[0]["nimbus"].obs["instance_id"].iloc[0]
     )
+    for each in objects:  # as nb.pp.gate leaves them
+        own = each["nimbus"]
+        own.obsm["gated_uncertain"] = own.to_df() > 0.5
+    frame = nb.tl.concat_tables(objects).obsm["gated_uncertain"]
+    assert frame.index.equals(whole.obs_names)
+    np.testing.assert_array_equal(frame, whole.X > 0.5)
     objects[0]["nimbus"] = objects[0]["nimbus"][:, ["CD3", "CD8"]].copy()
     with pytest.warns(NimbusWarning, match="not in every table, left out: CD20"):
         assert list(nb.tl.concat_tables(objects).var_names) == ["CD3", "CD8"]

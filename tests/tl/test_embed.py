@@ -303,7 +303,9 @@ def test_another_pixel_size_is_warned_of(sdata, tiny, embed):
     model = replace(tiny, card=replace(tiny.card, mpp=0.5))
     with pytest.warns(NimbusWarning, match=r"1 µm per px and model 'tiny' was trained at 0\.5"):
         embed(sdata, model=model)
-    embed(sdata, model=model, mpp=0.52, table="near")
+    with pytest.warns(NimbusWarning, match=r"mpp=0\.52, but the scale of image") as seen:
+        embed(sdata, model=model, mpp=0.52, table="near")
+    assert len(seen) == 1, "near enough to the model's"
 
 
 def test_empty_labels_get_no_rows(factory, embed):

@@ -5,10 +5,12 @@ from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
+import pytest
 import spatialdata as sd
 from spatialdata import get_centroids
 
 import nimbus_sd as nb
+from nimbus_sd._core.errors import NimbusWarning
 from nimbus_sd.arrays import VIEWS
 from nimbus_sd.testing import directional_model, tiny_unet_model, whole_image_scores
 
@@ -200,7 +202,10 @@ def test_pixel_size_from_argument_transformation_and_attrs(factory, model, score
     _, expected = oracle(plain, model, plain["nimbus"], factor=2.0)
     np.testing.assert_allclose(named, expected[..., 0], atol=1e-5)
     # the argument wins
-    assert np.abs(score(plain, mpp=1.0, overwrite=True).X - named).max() > 1e-3
+    with pytest.warns(
+        NimbusWarning, match=r"mpp=1, but by sdata\.attrs\['nimbus_sd'\] image 'fov0_image' has 0\.5"
+    ):
+        assert np.abs(score(plain, mpp=1.0, overwrite=True).X - named).max() > 1e-3
 
 
 def test_the_table_feeds_scanpy(sdata, score):

@@ -381,7 +381,7 @@ def test_empty_labels_get_no_rows(factory, predict):
         ({"model": 3}, InputError, "nb.tl.train_subtyper"),
         ({"mpp": 500}, InputError, "mpp=500; µm per px of an H&E lie .* is that in nm. Pass mpp=0.5"),
         ({"mpp": 0.0005}, InputError, "mpp=0.0005; .* is that in mm. Pass mpp=0.5"),
-        ({"mpp": 0.00001}, InputError, "between 0.05 and 5$"),
+        ({"mpp": 0.00001}, InputError, "between 0.05 and 5; pass it in µm"),
     ],
 )
 def test_bad_arguments_change_nothing(section, predict, unchanged, options, error, match):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nimbus_sd._core.errors import ChannelNotFoundError, InputError
+from nimbus_sd._core.near import did_you_mean
 
 #: Matches whole names (case ignored) of channels that stain nuclei.
 NUCLEAR = (
@@ -78,7 +79,8 @@ def select_channels(
     names = [channels] if isinstance(channels, str) else [str(c) for c in channels]
     missing = [c for c in names if c not in available]
     if missing:
-        msg = f"image {where!r} has no channel {missing}; valid: {', '.join(available)}"
+        near = did_you_mean(missing, available)
+        msg = f"image {where!r} has no channel {missing}{near}; valid: {', '.join(available)}"
         raise ChannelNotFoundError(msg)
     if not names or len(set(names)) < len(names):
         msg = f"channels={names}: name at least one channel, and each once"

@@ -13,6 +13,7 @@ from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.center_elements import CenterElement, find_element
+from nimbus_sd._sdata.plausible_mpp import PIXEL_SIZES, PixelSizes
 from nimbus_sd._sdata.resolve import only_image
 from nimbus_sd._sdata.samples import check_arguments, common_channels
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
@@ -107,6 +108,7 @@ def resolve_centers(
     mpp: float | None = None,
     exclude: str = NOT_MARKERS,
     strict: bool = True,
+    sizes: PixelSizes = PIXEL_SIZES,
 ) -> CenterSet:
     """Pair centres with images, choose the channels, and read the centres; no image is read.
 
@@ -125,6 +127,8 @@ def resolve_centers(
     strict
         False leaves centres outside their image out and says how many
         (:attr:`CenterSample.outside`), and lets labels have no cell at all.
+    sizes
+        What mpp can be.
 
     Raises
     ------
@@ -132,7 +136,13 @@ def resolve_centers(
         If a name does not exist.
     InputError
         If it is not clear which centres or image are meant, nothing overlaps, ids are not whole
-        numbers or not unique, centres lie outside their image, or there is no cell at all.
+        numbers or not unique, centres lie outside their image, there is no cell at all, or mpp
+        can't be right.
+
+    Warns
+    -----
+    NimbusWarning
+        If mpp is not what an object says.
     """
     objects = {"": sdata} if isinstance(sdata, SpatialData) else sdata
     pairs = [
@@ -140,7 +150,9 @@ def resolve_centers(
         for name, each in objects.items()
         for pair in _pairs(each, image, centers, coordinate_system)
     ]
-    check_arguments(mpp, exclude)
+    check_arguments(mpp, exclude, sizes)
+    if mpp is not None:
+        sizes.warn_unless_same(mpp, [(each, pair.image) for _, each, pair in pairs])
     images = [_image(each, pair.image, of) for of, each, pair in pairs]
     chosen = () if channels is None else common_channels(images, channels, exclude)
     samples = tuple(

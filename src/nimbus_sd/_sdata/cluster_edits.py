@@ -19,6 +19,7 @@ from nimbus_sd._core.errors import ElementNotFoundError, InputError
 
 _HISTORY = "cluster_edits"  # in uns: column to JSON
 _BEFORE = "_before_edits"  # ends the name of the column that keeps the clusters as they were
+_MEASURED = frozenset({"area_px", "area_um2", "n_tiles"})  # of every cell, by nb.tl.predict
 _MAX_NAMES = 20
 
 
@@ -54,12 +55,12 @@ class _State:
 def check_new_column(adata: ad.AnnData, *keys: str) -> None:
     """Raise InputError unless these columns of ``obs`` may be written."""
     attrs = adata.uns.get("spatialdata_attrs", {})
-    taken = {attrs.get("region_key"), attrs.get("instance_key")}
+    taken = {attrs.get("region_key"), attrs.get("instance_key"), *_MEASURED}
     for key in keys:
         if not isinstance(key, str) or not key or "/" in key or key in taken or keys.count(key) > 1:
             msg = (
                 f"{key!r} can't be the name of a new column of obs; valid: a name of its own without '/', "
-                "none of those that tie the table to its labels"
+                "none of those that tie the table to its labels or that were measured (areas, n_tiles)"
             )
             raise InputError(msg)
 

@@ -22,6 +22,7 @@ from nimbus_sd._sdata.persist_remote import upload
 from nimbus_sd._sdata.remote import raster_of, store_behind
 from nimbus_sd._sdata.swap import swap_in
 from nimbus_sd._sdata.target import check_new_name
+from nimbus_sd._sdata.writable import check_writable
 
 _KEY = "derived"  # under our key in the attributes: element name to where it came from
 
@@ -76,7 +77,7 @@ def result_names(
     InputError
         If several results would have one name, or one can't be used, see
         :func:`~nimbus_sd._sdata.target.check_new_name`; or if they are to be written and
-        there is no store.
+        there is no store, or one that can only be read.
     """
     if len(images) > 1 and "{image}" not in str(template):
         msg = f"name={template!r} for {len(images)} images; put '{{image}}' into it, which becomes their name"
@@ -88,6 +89,8 @@ def result_names(
             "remote store; call sdata.write(path) first, or leave write out"
         )
         raise InputError(msg)
+    if write:
+        check_writable(sdata, kind)
     names = {each: str(template).replace("{image}", each) for each in images}
     for name in names.values():
         check_new_name(sdata, name, kind=kind, argument="name", overwrite=overwrite, write=write)

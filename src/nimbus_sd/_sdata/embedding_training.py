@@ -18,6 +18,7 @@ from nimbus_sd._sdata.cohort import as_cohort
 from nimbus_sd._sdata.probe_labels import FEWEST, classes_of, with_class
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.samples import fit_images
+from nimbus_sd._sdata.writable import check_model_folder
 from nimbus_sd.engine.embedding import supply
 from nimbus_sd.engine.embedding.patches import PatchSample, check_size
 from nimbus_sd.engine.embedding.probe import Probe
@@ -181,6 +182,7 @@ def check_request(request: EmbeddingRequest, trainer: str, out: Path | None) -> 
         msg = f"table={request.table!r} is where probe= looks; name the column of its obs with probe="
         raise InputError(msg)
     check_cache(request.cache)
+    check_model_folder(out)
     if out is not None and (out / CARD_FILE).exists() and not (out / RUN / LAST).exists():
         msg = f"{out} holds a model of another run; give another out folder, or delete this one"
         raise InputError(msg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,15 +9,16 @@ from typing import Any
 import numpy as np
 from spatialdata import SpatialData
 
-from nimbus_sd._core.errors import InputError, NimbusWarning
-from nimbus_sd._sdata.centers import CenterSample, CenterSet, resolve_centers
-from nimbus_sd._sdata.elements import MICRONS, finest, mpp_of, systems
+from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.centers import CenterSet, resolve_centers
+from nimbus_sd._sdata.elements import finest
+from nimbus_sd._sdata.plausible_mpp import PixelSizes
 from nimbus_sd.engine.source import ImageSource
 
 #: What the channels of every H&E are called here, whatever the file calls them.
 HE_CHANNELS = ("red", "green", "blue")
-_MPP = (0.05, 5.0)  # µm per px in which nuclei are more than a px and less than a field
-_SAME = 0.1
+#: Of H&E, whose scanners differ by some percent from what they say.
+HE_SIZES = PixelSizes(largest=5.0, close=0.1, of=" of an H&E")
 
 
 def looks_like_he(element: Any) -> bool:
@@ -83,6 +83,7 @@ def he_centers(
         coordinate_system=coordinate_system,
         mpp=mpp,
         strict=strict,
+        sizes=HE_SIZES,
     )
     for sample in found.samples:
         check_he(sample.image, argument="centers" if isinstance(centers, Mapping) else "image")
@@ -92,38 +93,10 @@ def he_centers(
                 "Scale to a coordinate system named 'microns'"
             )
             raise InputError(msg)
-        _check_mpp(objects[sample.of], sample, given=mpp is not None)
+        if mpp is None:
+            HE_SIZES.check(sample.mpp, f"image {sample.image.name!r}")
     samples = [replace(s, image=replace(s.image, channels=HE_CHANNELS)) for s in found.samples]
     return CenterSet(tuple(samples), HE_CHANNELS)
-
-
-def _check_mpp(sdata: SpatialData, sample: CenterSample, *, given: bool) -> None:
-    """Raise where a px is too small or too large; warn where what was given is not what the image says."""
-    value, name = float(sample.mpp or 0), sample.image.name
-    if not _MPP[0] <= value <= _MPP[1]:
-        unit, right = ("nm", value / 1000) if value > _MPP[1] else ("mm", value * 1000)
-        what = f"mpp={value:g}" if given else f"image {name!r} says that a px is {value:g} µm wide"
-        guess = f"; is that in {unit}? Pass mpp={right:g}" if _MPP[0] <= right <= _MPP[1] else ""
-        msg = f"{what}; µm per px of an H&E lie between {_MPP[0]:g} and {_MPP[1]:g}{guess}"
-        raise InputError(msg)
-    own = _own_mpp(sdata, sample.image_name) if given else None
-    if own is not None and abs(value / own - 1) > _SAME:
-        warnings.warn(
-            f"mpp={value:g}, but the scale of image {name!r} to {MICRONS!r} says {own:.4g} µm per px; the "
-            "former is used. Leave mpp= out, or correct the scale",
-            NimbusWarning,
-            stacklevel=5,
-        )
-
-
-def _own_mpp(sdata: SpatialData, image: str) -> float | None:
-    """What an image's scale says; None where it has none, or one that mpp= is there to replace."""
-    if MICRONS not in systems(sdata, "images", image):
-        return None
-    try:
-        return mpp_of(sdata, "images", image)
-    except InputError:  # px that are not square
-        return None
 
 
 def _only_he(sdata: SpatialData) -> SpatialData:

@@ -11,6 +11,7 @@ from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.align import WarpedImage, is_identity, pixel_map
 from nimbus_sd._sdata.he import check_he
+from nimbus_sd._sdata.plausible_mpp import PIXEL_SIZES
 from nimbus_sd._sdata.resolve import extent
 from nimbus_sd._sdata.samples import check_arguments
 from nimbus_sd.engine.source import ImageSource
@@ -63,7 +64,12 @@ def known_mpp(sdata: SpatialData, image: str, mpp: float | None) -> float:
     Raises
     ------
     InputError
-        If neither is there.
+        If neither is there, or it can't be right.
+
+    Warns
+    -----
+    NimbusWarning
+        If `mpp` is not what the object says.
     """
     check_arguments(mpp, "")
     found = el.mpp_of(sdata, "images", image) if mpp is None else float(mpp)
@@ -73,6 +79,10 @@ def known_mpp(sdata: SpatialData, image: str, mpp: float | None) -> float:
             "coordinate system named 'microns'"
         )
         raise InputError(msg)
+    if mpp is None:
+        PIXEL_SIZES.check(found, f"image {image!r}")
+    else:
+        PIXEL_SIZES.warn_unless_same(found, [(sdata, image)])
     return found
 
 

@@ -16,6 +16,7 @@ from nimbus_sd._sdata.persist_remote import upload
 from nimbus_sd._sdata.read_back import compare_tables
 from nimbus_sd._sdata.remote import raster_of, store_behind
 from nimbus_sd._sdata.swap import swap_in
+from nimbus_sd._sdata.writable import check_writable
 
 
 def persist_table(sdata: SpatialData, name: str, overwrite: bool, *, table: ad.AnnData | None = None) -> str:
@@ -44,6 +45,7 @@ def persist_table(sdata: SpatialData, name: str, overwrite: bool, *, table: ad.A
     if table is None and name not in sdata.tables:
         msg = f"no table {name!r} in the object; it has: {', '.join(sdata.tables) or '(none)'}"
         raise ElementNotFoundError(msg)
+    check_writable(sdata)
     wanted = sdata.tables[name] if table is None else table
 
     def check(group: zarr.Group, what: str) -> None:
@@ -77,6 +79,7 @@ def persist_map(sdata: SpatialData, name: str, element: Any) -> Any:
     InputError
         If there is no store, or another element has that name.
     """
+    check_writable(sdata, "images")
     remote = store_behind(sdata)
     if remote is not None:
         final = upload(remote, "images", name, element, overwrite=True, attrs=with_map)

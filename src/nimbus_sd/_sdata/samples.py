@@ -15,6 +15,7 @@ from spatialdata import SpatialData
 from nimbus_sd._core.channels import NOT_MARKERS, select_channels
 from nimbus_sd._core.errors import InputError, NimbusWarning
 from nimbus_sd._core.frames import user_stacklevel
+from nimbus_sd._sdata.plausible_mpp import PIXEL_SIZES, PixelSizes
 from nimbus_sd._sdata.progress import progress_bar
 from nimbus_sd._sdata.resolve import Pair, ResolvedSample, resolve_pairs, resolve_sample
 from nimbus_sd.engine.normalization import Normalization, fit_normalization
@@ -76,7 +77,12 @@ def resolve_samples(
     Raises
     ------
     InputError
-        If the images have different channels, or the pixel size is unknown.
+        If the images have different channels, or the pixel size is unknown or can't be right.
+
+    Warns
+    -----
+    NimbusWarning
+        If mpp is not what an object says.
     """
     objects = {"": sdata} if isinstance(sdata, SpatialData) else sdata
     samples: list[ResolvedSample] = []
@@ -93,6 +99,12 @@ def resolve_samples(
             "sdata.attrs['nimbus_sd'] = {'mpp': 0.5}"
         )
         raise InputError(msg)
+    if mpp is not None:
+        images = {(s.of, s.pair.image) for s in samples}
+        PIXEL_SIZES.warn_unless_same(mpp, [(objects[of], name) for of, name in sorted(images)])
+    elif need_mpp:
+        for s in samples:
+            PIXEL_SIZES.check(float(s.sample.mpp or 0), f"image {s.native_image.name!r}")
     return SampleSet(tuple(samples), common_channels([s.native_image for s in samples], channels, exclude))
 
 
@@ -133,12 +145,14 @@ def _check_pairs(pairs: Sequence[Pair], image: str | Mapping[str, str] | None) -
         raise InputError(msg)
 
 
-def check_arguments(mpp: float | None, exclude: str) -> None:
-    """Raise :class:`InputError` unless a pixel size is None or positive, and a pattern can be compiled."""
+def check_arguments(mpp: float | None, exclude: str, sizes: PixelSizes = PIXEL_SIZES) -> None:
+    """Raise :class:`InputError` unless a pixel size is None or can be one, and a pattern can be compiled."""
     number = isinstance(mpp, int | float | np.number) and not isinstance(mpp, bool)
     if mpp is not None and not (number and np.isfinite(mpp) and mpp > 0):
         msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
         raise InputError(msg)
+    if mpp is not None:
+        sizes.check(float(mpp))
     try:
         re.compile(exclude)
     except re.error as error:

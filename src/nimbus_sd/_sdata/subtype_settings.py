@@ -11,6 +11,7 @@ import torch
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.embedding_training import RUN
+from nimbus_sd._sdata.writable import check_model_folder
 from nimbus_sd.engine.embedding.train_loop import LAST
 from nimbus_sd.engine.subtyping.train_config import SubtypeTrainConfig
 from nimbus_sd.engine.training.state import check_checkpoint
@@ -83,6 +84,7 @@ def check_out(out: Path | None, config: SubtypeTrainConfig, *, given_batch: bool
     """
     if out is None:
         return False
+    check_model_folder(out)
     last = out / RUN / LAST
     if not last.exists():
         if (out / CARD_FILE).exists():

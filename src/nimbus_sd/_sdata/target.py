@@ -13,6 +13,7 @@ from nimbus_sd._sdata.persist_remote import remote_elements
 from nimbus_sd._sdata.place import KINDS
 from nimbus_sd._sdata.remote import store_behind
 from nimbus_sd._sdata.table import existing_table
+from nimbus_sd._sdata.writable import check_writable
 
 _VALID = re.compile(r"(?!__)(?!\.{1,2}$)[\w.-]+")
 
@@ -81,7 +82,7 @@ def check_prediction_target(
     ------
     InputError
         If the table or layer exists without `overwrite`, the name can't be used, or
-        `write` is asked of an object without a store.
+        `write` is asked of an object without a store, or with one that can only be read.
     ElementNotFoundError
         If `into` is no table.
     """
@@ -91,6 +92,8 @@ def check_prediction_target(
             "remote store; call sdata.write(path) first, or leave write out"
         )
         raise InputError(msg)
+    if write:
+        check_writable(sdata)
     if into is None:
         check_new_name(sdata, table, kind="tables", argument="table", overwrite=overwrite, write=write)
         return

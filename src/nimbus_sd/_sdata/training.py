@@ -15,6 +15,7 @@ from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.tile_format import KIND
 from nimbus_sd._sdata.tile_reader import TileStore
 from nimbus_sd._sdata.tile_store import TileRequest, write_tiles
+from nimbus_sd._sdata.writable import check_model_folder
 from nimbus_sd.engine.device import resolve_device, resolve_precision
 from nimbus_sd.engine.training.array_source import INDEX_FILE, ArraySource
 from nimbus_sd.engine.training.config import TrainConfig
@@ -66,6 +67,7 @@ def run_training(
     if trainer not in TRAINERS:
         msg = f"trainer={trainer!r}; valid: {', '.join(TRAINERS)}"
         raise InputError(msg)
+    check_model_folder(out)
     settings = read_config(config)
     last_step(settings, stop_at)  # wrong arguments are said before tiles are written
     resolve_precision(precision, resolve_device(device))

@@ -23,6 +23,7 @@ from nimbus_sd._sdata.training import (
     tile_request,
 )
 from nimbus_sd._sdata.truth import matrix
+from nimbus_sd._sdata.writable import check_model_folder
 from nimbus_sd.engine.device import resolve_device, resolve_precision
 from nimbus_sd.engine.training.config import TrainConfig
 from nimbus_sd.engine.training.export import check_card
@@ -115,6 +116,7 @@ def plan_training(
     if trainer not in TRAINERS:
         msg = f"trainer={trainer!r}; valid: {', '.join(TRAINERS)}"
         raise InputError(msg)
+    check_model_folder(out)
     where = resolve_device(device)
     settings, start = start_from(read_config(config), model)
     parent = None if start is None else start.card

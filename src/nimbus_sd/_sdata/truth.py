@@ -13,6 +13,7 @@ import pandas as pd
 
 from nimbus_sd._core.channels import NOT_MARKERS
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.near import did_you_mean
 from nimbus_sd._sdata.same_cells import SAME_CELLS, check_areas, of_same_elements
 
 Frame: TypeAlias = str | pd.DataFrame | ad.AnnData
@@ -255,7 +256,8 @@ def _wanted(
         for where, known in (("the table", table), (what, names)):
             missing = [m for m in asked if m not in known]
             if missing:
-                msg = f"{where} has no marker {_some(missing)}; valid: {', '.join(known)}"
+                near = did_you_mean(missing, known)
+                msg = f"{where} has no marker {_some(missing)}{near}; valid: {', '.join(known)}"
                 raise ElementNotFoundError(msg)
         return list(dict.fromkeys(asked))
     labelled = [name for name, column in zip(names, values.T, strict=True) if not np.isnan(column).all()]

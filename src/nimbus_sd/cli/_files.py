@@ -34,8 +34,9 @@ def configuration(option: str, text: str, kind: type[P]) -> str | P:
     if not path.is_file():
         msg = f"{option} {text}: no preset ({', '.join(kind.PRESETS)}), and no such file (.toml, .json)"
         raise InputError(msg)
+    values = _values(option, path)
     try:
-        return kind.from_dict(_values(option, path))
+        return kind.from_dict(values)
     except (InputError, TypeError) as error:
         msg = f"{option} {path}: {error}"
         raise InputError(msg) from error

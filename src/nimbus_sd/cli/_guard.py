@@ -19,7 +19,12 @@ INTERRUPTED = 130
 _GO_ON = frozenset(
     {"predict", "embed", "subtype", "train", "finetune", "train_embedding", "train_subtyper", "subtyping"}
 )
-_BARE = re.compile(r"(?<![\w.`'\"])([a-z][a-z_]*)=(?:True\b|(?=[\s,;:)]|\.?$|\.\s))")
+_BARE = re.compile(
+    r"(?<![\w.`'\"-])([a-z][a-z_]*)="
+    r"(?:(True|False|'[^']*'|\"[^\"]*\"|\[[^\]]*\]|-?\d+(?:\.\d+)?(?![\w.]*\w)|<\w+>)|(?=[\s,;:)]|\.?$|\.\s))"
+)
+# what a command calls otherwise, or has no option for
+_CALLED = {"write": "out-dir", "key": "key-added", "node_key": "key-node"}
 
 
 def interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,5 +74,45 @@ def as_options(message: str) -> str:
     --------
     >>> as_options("table 'a' exists; pass overwrite=True to replace it, or another table=")
     "table 'a' exists; pass --overwrite to replace it, or another --table"
+    >>> as_options("n_bootstrap=-3; choose with markers=['CD3', 'CD8'] or channels='all'")
+    '--n-bootstrap -3; choose with --markers CD3,CD8 or --channels all'
     """
-    return _BARE.sub(lambda m: "--" + m[1].replace("_", "-"), message)
+    known = _option_names()
+
+    def said(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        option = _CALLED.get(name, name.replace("_", "-"))
+        if option not in known:
+            return match[0]
+        if name == "write" and value in ("True", "False"):
+            return "no --out-dir"
+        if value == "False":
+            return f"--no-{option}" if f"no-{option}" in known else f"no --{option}"
+        return f"--{option}" if value in (None, "True") else f"--{option} {_word(value)}"
+
+    return _BARE.sub(said, message)
+
+
+def _word(value: str) -> str:
+    """A value of Python as one writes it in a shell."""
+    if value == "[...]":
+        return "NAME,..."
+    if value.startswith("["):
+        return ",".join(part.strip().strip("'\"") for part in value[1:-1].split(","))
+    return value if " " in value else value.strip("'\"")
+
+
+def _option_names() -> set[str]:
+    """Options of all commands, without their dashes."""
+    from nimbus_sd.cli import app
+
+    found: set[str] = set()
+    waiting: list[Any] = [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for param in command.params:
+            found |= {
+                o.removeprefix("--") for o in (*param.opts, *param.secondary_opts) if o.startswith("--")
+            }
+    return found

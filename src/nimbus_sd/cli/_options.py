@@ -38,6 +38,7 @@ __all__ = [
     "Threads",
     "channel_choice",
     "check_table",
+    "device_count",
     "image_choice",
     "is_store",
     "open_store",
@@ -60,7 +61,7 @@ Table = Annotated[str, typer.Option(help="Table in the store.")]
 Exclude = Annotated[
     str, typer.Option(help="Pattern of channels that --channels auto leaves out.", show_default=False)
 ]
-Mpp = Annotated[float | None, typer.Option(help="µm per px, if the store does not say.")]
+Mpp = Annotated[float | None, typer.Option(help="µm per px; what the store says when left out.")]
 CoordinateSystem = Annotated[
     str | None, typer.Option(help="Where elements are compared and positions given.")
 ]
@@ -105,6 +106,24 @@ def check_table(sdata: SpatialData, table: str, store: object) -> None:
         known = ", ".join(map(repr, sdata.tables)) or "none"
         msg = f"{store} has no table {table!r}; its tables: {known} (--table)"
         raise InputError(msg)
+
+
+def device_count(trainer: str, devices: str, strategy: str) -> int | str:
+    """How many devices train; the trainer ``"lightning"`` alone can use several.
+
+    Raises
+    ------
+    InputError
+        If it is no number, or another trainer is to use several.
+    """
+    if devices != "auto" and not (devices.isdigit() and int(devices) > 0):
+        msg = f"--devices {devices!r} must be a number from 1, or auto"
+        raise InputError(msg)
+    if trainer != "lightning" and (devices not in ("1", "auto") or strategy != "auto"):
+        given = f"--devices {devices}" if strategy == "auto" else f"--strategy {strategy}"
+        msg = f"{given} is for --trainer lightning; add that, or leave it out"
+        raise InputError(msg)
+    return devices if devices == "auto" else int(devices)
 
 
 def split_names(text: str | None) -> list[str] | None:

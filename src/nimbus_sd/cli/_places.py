@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nimbus_sd._core.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from nimbus_sd._sdata.centers import CenterSet
+
+
+_KEY = re.compile(r"(?!__)[\w.-]+")
+
+
+def check_key(option: str, name: str, there: Iterable[str | None]) -> None:
+    """Raise unless a column or layer of this name can be stored beside those that are there.
+
+    Raises
+    ------
+    InputError
+        If a store can't hold the name, or holds one that differs in case only.
+    """
+    if not _KEY.fullmatch(name) or name in (".", "..", "_index"):
+        msg = (
+            f"{option} {name!r} can't be stored; valid: letters, digits, '_', '-', '.', and no '__' in front"
+        )
+        raise InputError(msg)
+    alike = [n for n in there if n is not None and n != name and n.casefold() == name.casefold()]
+    if alike:
+        msg = f"{option} {name!r}: there is {alike[0]!r}, and a store doesn't tell them apart; choose another"
+        raise InputError(msg)
 
 
 def destination_of(out_dir: Path | None) -> bool | Path:

@@ -24,7 +24,7 @@ def check(
     quantile: float | None,
     rule: str | None,
     context: AnnData | None,
-) -> None:
+) -> str | Sequence[str]:
     """Raise unless :func:`nimbus_sd.tl.predict` could store its results; nothing is made.
 
     Parameters
@@ -35,6 +35,10 @@ def check(
         Arguments that choose images, labels and channels.
     table, into, maps, maps_dtype, overwrite, write, quantile, rule, context
         As of :func:`nimbus_sd.tl.predict`.
+
+    Returns
+    -------
+    The channels that it would score, as its argument: `into` a table, those of the table.
     """
     from nimbus_sd._sdata.cohort import as_cohort
     from nimbus_sd._sdata.destination import destinations
@@ -60,3 +64,5 @@ def check(
     for name, which in samples.objects().items():
         results = Results(targets[name], samples.part(which), which, maps=maps, table=table, into=into)
         results.check(overwrite=overwrite)
+    channels: str | Sequence[str] = chosen["channels"]
+    return channels

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd.cli._options import check_table, open_store
 from nimbus_sd.cli._tables import read_table
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 TRUTH = (
     "Labels 1, 0, NaN: a layer of the table, another table of the store, or a file "
-    "(.csv with label,fov or obs_names first, .h5ad, STORE/tables/NAME)."
+    "(.csv with label,fov, of several stores STORE/fov, or with obs_names first; .h5ad; STORE/tables/NAME)."
 )
 
 
@@ -50,18 +51,34 @@ def find_truth(sdatas: Sequence[SpatialData], table: str, truth: str) -> str | p
     if is_table:
         return joined(sdatas, name)
     if Path(truth).exists():
-        return _read_csv(Path(truth)) if truth.lower().endswith(".csv") else read_table("--truth", truth)
-    layers = ", ".join(map(repr, sdatas[0][table].layers)) or "none"
+        if not truth.lower().endswith(".csv"):
+            return read_table("--truth", truth)
+        return _read_csv(Path(truth), _regions(sdatas, table))
+    layers = ", ".join(map(repr, layer_names(sdatas[0][table].layers))) or "none"
     tables = ", ".join(repr(t) for t in sdatas[0].tables if t != table) or "none"
     msg = f"--truth {truth}: no such file, layer (there are: {layers}) or further table (there are: {tables})"
     raise InputError(msg)
 
 
-def open_tables(stores: Sequence[str], table: str) -> list[SpatialData]:
-    """Objects of stores that all have this table."""
+def open_tables(stores: Sequence[str], table: str, *, write: bool = False) -> list[SpatialData]:
+    """Objects of stores that all have this table, which is to be written with `write`.
+
+    Raises
+    ------
+    ElementNotFoundError
+        If a store lacks it.
+    InputError
+        If a store comes twice, or can't be written where it is to be.
+    """
+    from nimbus_sd._sdata.cohort import as_cohort
+    from nimbus_sd._sdata.writable import check_writable
+
     sdatas = [open_store(store) for store in stores]
+    as_cohort(sdatas)
     for sdata, store in zip(sdatas, stores, strict=True):
         check_table(sdata, table, store)
+        if write:
+            check_writable(sdata)
     return sdatas
 
 
@@ -74,14 +91,46 @@ def joined(sdatas: Sequence[SpatialData], table: str) -> AnnData:
     return tl.concat_tables(sdatas, table=table)
 
 
-def _read_csv(path: Path) -> pd.DataFrame | AnnData:
+def _regions(sdatas: Sequence[SpatialData], table: str) -> set[str]:
+    """Regions of the cells, as :func:`joined` calls them."""
+    from nimbus_sd._sdata.cohort import as_cohort
+
+    found = set[str]()
+    for name, sdata in as_cohort(sdatas if len(sdatas) > 1 else sdatas[0]).items():
+        adata = sdata.tables[table]
+        key = adata.uns.get("spatialdata_attrs", {}).get("region_key")
+        own = adata.obs[key].astype(str).unique() if key in adata.obs else []
+        found |= {f"{name}_{region}" if name else region for region in own}
+    return found
+
+
+def _read_csv(path: Path, regions: Collection[str]) -> pd.DataFrame | AnnData:
     """With columns ``label`` and ``fov`` the table that they name, else cells by the first column."""
     import pandas as pd
 
     from nimbus_sd import io
 
-    columns = list(pd.read_csv(path, nrows=0).columns)
-    if {"label", "fov"} <= set(columns):
-        return io.read_cell_table(path)
-    frame = pd.read_csv(path, index_col=0)
-    return frame.set_axis(frame.index.astype(str))
+    try:
+        columns = list(pd.read_csv(path, nrows=0).columns)
+        if not {"label", "fov"} <= set(columns):
+            frame = pd.read_csv(path, index_col=0)
+            return frame.set_axis(frame.index.astype(str))
+    except ValueError as error:  # empty, ragged, not text
+        msg = f"--truth {path} can't be read as CSV ({str(error).strip()}); give a comma-separated table"
+        raise InputError(msg) from error
+    return _by_region(io.read_cell_table(path), regions)
+
+
+def _by_region(truth: AnnData, regions: Collection[str]) -> AnnData:
+    """A CSV may name the region itself where others name the field, which lacks its ``_labels``."""
+    suffix = "_labels"
+    given = truth.obs["region"].astype(str)
+    short = {r: r.removesuffix(suffix) for r in given.unique() if r not in regions}
+    short = {r: s for r, s in short.items() if s in regions}
+    if not short:
+        return truth
+    truth.obs["region"] = given.replace(short).astype("category")
+    truth.obs_names = [f"{r}_{i}" for r, i in zip(truth.obs["region"], truth.obs["instance_id"], strict=True)]
+    attrs = truth.uns["spatialdata_attrs"]
+    truth.uns["spatialdata_attrs"] = {**attrs, "region": list(truth.obs["region"].cat.categories)}
+    return truth

@@ -12,6 +12,7 @@ from typing import TextIO
 import typer
 
 from nimbus_sd._core.errors import NimbusWarning
+from nimbus_sd.cli._guard import as_options
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def one_line_each() -> Iterator[None]:
                     usual(message, category, filename, lineno, file, line)
             elif text not in said:
                 said.add(text)
-                typer.echo(f"warning: {text}", err=True)
+                typer.echo(f"warning: {as_options(text)}", err=True)
 
         # not by a filter: libraries add their own in front when they are imported
         warnings.showwarning = show

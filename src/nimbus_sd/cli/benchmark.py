@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.cli._answer import answer, say
 from nimbus_sd.cli._guard import interruptible
 from nimbus_sd.cli._options import AsJson, Device, DryRun, Model, Precision, Progress
+from nimbus_sd.cli._tables import check_file
 from nimbus_sd.cli.subtyping import subtyping
 
 if TYPE_CHECKING:
@@ -45,9 +47,7 @@ def pan_multiplex(
     """Print precision, recall, specificity and F1 per dataset, tissue and marker, and their averages."""
     from nimbus_sd import io
 
-    if out is not None and not out.parent.is_dir():
-        msg = f"--out {out}: there is no folder {out.parent}; make it first"
-        raise InputError(msg)
+    check_file("--out", out, overwrite=True)
     options = {"model": model, "views": views, "device": device, "precision": precision}
     facts: dict[str, Any] = {"root": root, "model": model, "views": views, "out": out, "dry_run": dry_run}
     sdatas = io.read_pan_multiplex(root)
@@ -71,7 +71,8 @@ def pan_multiplex(
         lines.append("\naverage of the datasets\n" if title == "all" else f"\nper {title}\n")
         lines.append(averages[title].round(3).to_string(index=False))
     if out is not None:
-        frame.to_csv(out, index=False)
+        with whole_file(out) as partial:
+            frame.to_csv(partial, index=False)
         lines.append(f"\nmetrics per sample -> {out}")
     answer({**facts, "threshold_integrated": best, "averages": averages}, lines, as_json=as_json)
 

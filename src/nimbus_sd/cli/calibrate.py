@@ -14,8 +14,9 @@ from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.files import whole_file
 from nimbus_sd.cli._answer import answer, plain
 from nimbus_sd.cli._complete import one_of
-from nimbus_sd.cli._options import AsJson, DryRun, Overwrite, Store, Table
-from nimbus_sd.cli._tables import check_file, read_table
+from nimbus_sd.cli._options import AsJson, DryRun, Overwrite, Store, Table, split_names
+from nimbus_sd.cli._places import check_key
+from nimbus_sd.cli._tables import check_ending, check_file, read_table
 from nimbus_sd.cli._truth import TRUTH, find_truth, open_tables
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def calibrate(
     ] = None,
     table: Table = "nimbus",
     layer: Annotated[str | None, typer.Option(help="Layer with the scores; X when left out.")] = None,
+    markers: Annotated[
+        str | None, typer.Option(help="Comma-separated, whose labels to fit on; all that both have.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help=", ".join(_METHODS) + ".", autocompletion=one_of(*_METHODS))
     ] = "temperature",
@@ -57,19 +61,27 @@ def calibrate(
     if (truth is None) == (fitted is None):
         msg = "give --truth to fit, or --fitted to apply a fit, and not both"
         raise InputError(msg)
+    if markers is not None and fitted is not None:
+        msg = "--markers chooses labels of --truth, and --fitted has none; leave it out"
+        raise InputError(msg)
+    check_ending("--save", save, ".json")
     check_file("--save", save, overwrite=overwrite)
     from nimbus_sd import io, tl
 
-    (sdata,) = open_tables([store], table)
+    (sdata,) = open_tables([store], table, write=True)
     adata = sdata.tables[table]
     may_call = error_rate is not None or fitted is not None
+    check_key("--key-added", key_added, adata.layers)
+    if may_call:
+        check_key("--key-call", key_call, adata.layers)
     _make_room(adata, key_added, *([key_call] if may_call else []), overwrite=overwrite)
-    report = None
+    report, before = None, set(adata.layers)
     if truth is not None:
         report = tl.calibrate(
             adata,
             find_truth([sdata], table, truth),
             layer=layer,
+            markers=split_names(markers),
             method=method,
             by=by,
             error_rate=error_rate,
@@ -87,7 +99,10 @@ def calibrate(
     layers = [key_added, *([key_call] if record["error_rate"] == record["error_rate"] else [])]  # not NaN
     facts: dict[str, Any] = {"store": store, "table": table, "layers": layers, "n_cells": adata.n_obs}
     facts |= {"save": save, "groups": report}
-    lines = [] if report is None else [_shown(report)]
+    lines = [] if report is None else _shown(report)
+    dropped = sorted(before - set(adata.layers))
+    facts["dropped"] = dropped
+    lines += [f"layer {name} of the earlier fit is dropped" for name in dropped]
     if dry_run:
         lines.append(f"would write the layers {', '.join(layers)} to {store}/tables/{table}")
         answer({**facts, "dry_run": True}, lines, as_json=as_json)
@@ -104,7 +119,10 @@ def calibrate(
 def _make_room(adata: AnnData, *layers: str, overwrite: bool) -> None:
     there = [name for name in layers if name in adata.layers]
     if there and not overwrite:
-        msg = f"the table has layers {', '.join(there)}; pass --overwrite to replace them, or other names"
+        msg = (
+            f"the table has layers {', '.join(there)}; pass --overwrite to replace them, or other names "
+            "(--key-added, --key-call)"
+        )
         raise InputError(msg)
 
 
@@ -114,13 +132,31 @@ def _fit(fitted: str) -> AnnData | Mapping[str, Any]:
     if path.suffix.lower() != ".json":
         return read_table("--fitted", fitted)
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         msg = f"--fitted {fitted} is not JSON ({error}); nimbus-sd calibrate --save writes one"
         raise InputError(msg) from error
+    if not isinstance(values, dict):
+        msg = f"--fitted {fitted} holds no fit; nimbus-sd calibrate --save writes one"
+        raise InputError(msg)
     # JSON has no not-a-number
     return {k: math.nan if v is None else v for k, v in values.items()}
 
 
-def _shown(report: pd.DataFrame) -> str:
-    return report.round(3).to_string(index=False, na_rep="-")
+def _shown(report: pd.DataFrame) -> list[str]:
+    """The report, where limits that nothing passes are words, and what that means."""
+    from nimbus_sd.arrays.calibration import NO_HIGH, NO_LOW
+
+    rows, lines = report.round(3).astype(object), []
+    for column, nothing, sign in (("low", NO_LOW, "negative"), ("high", NO_HIGH, "positive")):
+        if column not in report:
+            continue
+        never = report[column] == nothing
+        rows[column] = report[column].map("{:.3f}".format).where(report[column].notna(), "-")
+        rows.loc[never, column] = "never"
+        names = report.loc[never].iloc[:, 0].astype(str)
+        if len(names):
+            lines.append(
+                f"no cell is called {sign} by the fit of: {', '.join(names)} (too many would be wrong)"
+            )
+    return [rows.to_string(index=False, na_rep="-"), *lines]

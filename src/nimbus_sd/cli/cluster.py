@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,17 +9,17 @@ import typer
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._answer import answer
-from nimbus_sd.cli._cluster_methods import COLUMNS, OPTIONS, check, chosen, find_clusters
+from nimbus_sd.cli._cluster_markers import described
+from nimbus_sd.cli._cluster_methods import COLUMNS, OPTIONS, check, check_mapping, chosen, find_clusters
 from nimbus_sd.cli._complete import one_of
+from nimbus_sd.cli._joint_clusters import edit_each, hand_back, without_parts
 from nimbus_sd.cli._options import AsJson, DryRun, Overwrite, Stores, Table, split_names
-from nimbus_sd.cli._tables import check_file
+from nimbus_sd.cli._places import check_key
+from nimbus_sd.cli._tables import check_ending, check_file
 from nimbus_sd.cli._truth import joined, open_tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
-
-_N_SHOWN = 3  # markers per cluster
 
 
 def cluster(
@@ -64,7 +63,7 @@ def cluster(
         typer.Option(help="CSV or JSON of cluster and name: those with one name are merged."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw mean scores per cluster, .png or .pdf.")
+        Path | None, typer.Option(help="Also draw mean scores per cluster, .png, .pdf or .svg.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides draws, map and communities.")] = None,
     n_jobs: Annotated[int | None, typer.Option(help="Threads of the search (phenograph).")] = None,
@@ -88,31 +87,37 @@ def cluster(
         raise InputError(msg)
     for option, path in (("--mapping", mapping), ("--plot", plot)):
         _check_path(option, path, overwrite=overwrite)
-    key = key_added or COLUMNS[method]
-    sdatas = open_tables(stores, table)
+    key, node = key_added or COLUMNS[method], key_node or "som_node"
+    sdatas = open_tables(stores, table, write=True)
     for sdata, store in zip(sdatas, stores, strict=True):
         if method != "keep":
             _check_free(sdata.tables[table], key, store, overwrite=overwrite)
-    adata = joined(sdatas, table)
+        if method == "flowsom":
+            check_key("--key-node", node, sdata.tables[table].obs)
+    adata = without_parts(joined(sdatas, table))
     check(adata, method, options, key)
+    if mapping is not None:
+        check_mapping(adata, mapping, method, options, key, node)
     facts: dict[str, Any] = {"stores": stores, "table": table, "method": method, "key": key}
     facts |= {"n_cells": adata.n_obs, "options": options}
     if dry_run:
         told = f"would cluster {adata.n_obs} cells by {method} and write obs {key!r} into {', '.join(stores)}"
         answer({**facts, "dry_run": True}, told, as_json=as_json)
         return
+    from nimbus_sd import io, tl
+
     find_clusters(adata, method, options, key)
     if mapping is not None:
-        from nimbus_sd import tl
-
-        tl.merge_clusters(adata, mapping, key, **({} if key_node is None else {"node_key": key_node}))
-    columns = (key, key_node or "som_node", f"{key}_before_edits")
-    uns = (key, "flowsom", "phenograph", "cluster_edits", f"{key}_colors")
-    tables = _hand_back(adata, sdatas, table, columns, uns)
+        tl.merge_clusters(adata, mapping, key, node_key=node)
+    if len(sdatas) > 1 and method != "keep":
+        hand_back(adata, sdatas, table, method=method, key=key, node=node)
+    elif len(sdatas) > 1 and mapping is not None:
+        edit_each(sdatas, table, mapping, key, node)
+    tables = [io.write_table(sdata, table) for sdata in sdatas]
     facts |= {"tables": [f"{s}/tables/{t}" for s, t in zip(stores, tables, strict=True)], "plot": plot}
-    rows = _sizes(adata, key, layer)
+    rows, shown = described(adata, key, layer)
     facts |= {"n_clusters": len(rows), "clusters": rows}
-    lines = [*_shown(rows, key), *(f"obs {key!r} of {adata.n_obs} cells -> {t}" for t in facts["tables"])]
+    lines = [*shown, *(f"obs {key!r} of {adata.n_obs} cells -> {t}" for t in facts["tables"])]
     if plot is not None:
         _draw(adata, key, layer, plot)
         lines.append(f"mean scores per cluster -> {plot}")
@@ -123,6 +128,7 @@ def _check_path(option: str, path: Path | None, *, overwrite: bool) -> None:
     if path is None:
         return
     if option == "--plot":
+        check_ending(option, path, ".png", ".pdf", ".svg")
         check_file(option, path, overwrite=overwrite)
     elif not path.is_file():
         msg = f"{option} {path}: there is no such file"
@@ -133,58 +139,15 @@ def _check_free(adata: AnnData, key: str, store: str, *, overwrite: bool) -> Non
     from nimbus_sd._sdata.cluster_edits import check_new_column
 
     check_new_column(adata, key)
+    check_key("--key-added", key, adata.obs)
+    if key in adata.obs and adata.obs[key].dtype.kind == "f":
+        msg = f"{store}: the column {key!r} holds measurements, no clusters; choose another --key-added"
+        raise InputError(msg)
     if key in adata.obs and not overwrite:
         msg = (
             f"{store}: the table has a column {key!r}; pass --overwrite to replace it, or another --key-added"
         )
         raise InputError(msg)
-
-
-def _hand_back(
-    adata: AnnData, sdatas: Sequence[SpatialData], table: str, columns: Sequence[str], uns: Sequence[str]
-) -> list[str]:
-    """Give each object its rows of the joint table's clusters, and persist them."""
-    from nimbus_sd import io
-
-    start = 0
-    for sdata in sdatas if len(sdatas) > 1 else ():
-        own = sdata.tables[table]
-        rows = slice(start, start := start + own.n_obs)
-        for name in columns:
-            own.obs.drop(columns=name, errors="ignore", inplace=True)
-            if name in adata.obs:
-                own.obs[name] = adata.obs[name].iloc[rows].set_axis(own.obs_names)
-        for name in uns:
-            own.uns.pop(name, None)
-            if name in adata.uns:
-                own.uns[name] = adata.uns[name]
-    return [io.write_table(sdata, table) for sdata in sdatas]
-
-
-def _sizes(adata: AnnData, key: str, layer: str | None) -> list[dict[str, Any]]:
-    """Cells of each cluster, and the markers that are highest in it against all cells."""
-    import numpy as np
-
-    from nimbus_sd._sdata.truth import matrix
-
-    values = matrix(adata, layer)
-    spread = np.nanstd(values, axis=0)
-    raised = (values - np.nanmean(values, axis=0)) / np.where(spread > 0, spread, np.inf)
-    column, rows = adata.obs[key], []
-    for name in column.cat.categories:
-        cells = (column == name).to_numpy()
-        if cells.any():
-            mean = np.nanmean(raised[cells], axis=0)
-            top = [i for i in np.argsort(-mean)[:_N_SHOWN] if mean[i] > 0]
-            markers = [str(adata.var_names[i]) for i in top]
-            rows.append({"cluster": str(name), "n_cells": int(cells.sum()), "highest": markers})
-    return rows
-
-
-def _shown(rows: Sequence[dict[str, Any]], key: str) -> list[str]:
-    width = max([len(key), *(len(r["cluster"]) for r in rows)])
-    body = [f"{r['cluster']:<{width}}  {r['n_cells']:>9,}  {', '.join(r['highest'])}" for r in rows]
-    return [f"{key:<{width}}  {'cells':>9}  highest markers", *body]
 
 
 def _draw(adata: AnnData, key: str, layer: str | None, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._sdata.place import as_url
 from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._options import AsJson, DryRun, is_store, split_names
 
@@ -110,6 +111,9 @@ def _shown(facts: Mapping[str, Any]) -> list[str]:
 
 def _check_target(out: Path, images: Path, labels: str | None, *, overwrite: bool) -> None:
     """Refuse to touch anything but a new path or a zarr store that may be replaced."""
+    if (url := as_url(out)) is not None:
+        msg = f"{url} is a URL; convert writes to a local disk: give a folder, and copy it there afterwards"
+        raise InputError(msg)
     target = out.resolve()
     sources = [images, *([Path(labels), images.parent / labels] if labels else [])]
     for source in (s.resolve() for s in sources if s.exists()):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 _COLUMNS = ("marker", "scores", "integrated", "integrated_best_threshold")
+_SMALLEST = 64  # px: a field in which cells can be told apart and clustered
 _SHOWN = ("CD20", "PanCK", "CD3", "SMA")
 
 
@@ -41,6 +42,7 @@ def demo(
         msg = f"{store} is not a zarr store: it is left alone; choose another --out"
         raise InputError(msg)
     require("igraph", extra="leiden")
+    _check(out, n_fovs, size, device)
     facts: dict[str, Any] = {"out": out, "store": store}
     if dry_run:
         told = f"would simulate {n_fovs} fields of {size} px, score them and write store and figures to {out}"
@@ -76,6 +78,20 @@ def demo(
     lines = ["", _report(rows, agreement), "\nfigures: " + ", ".join(str(f) for f in figures)]
     lines.append(f"[{facts['seconds']:5.1f} s] done")
     answer(facts, lines, as_json=as_json)
+
+
+def _check(out: Path, n_fovs: int, size: int, device: str) -> None:
+    """Raise before anything is made."""
+    if n_fovs < 1 or size < _SMALLEST:
+        msg = f"--n-fovs {n_fovs} --size {size}: at least 1 field, of at least {_SMALLEST} px"
+        raise InputError(msg)
+    first = next((folder for folder in (out, *out.parents) if folder.exists()), Path())
+    if not first.is_dir():
+        msg = f"--out {out}: {first} is a file; give a folder"
+        raise InputError(msg)
+    from nimbus_sd.engine.device import resolve_devices
+
+    resolve_devices(device)
 
 
 def _normalised(adata: AnnData) -> np.ndarray:

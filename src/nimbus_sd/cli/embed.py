@@ -139,6 +139,8 @@ def _attribute(objects: Any, where: dict[str, Any], methods: tuple[str, ...], ho
         if not own:
             keep(targets[name], table, None, sdata.tables[table], {}, {})
         found.append(sdata.tables[table].uns["channel_attribution"])
+    if not found:  # no store has a cell
+        return {}
     return {m: float(np.nanmean([each[m]["spearman_cells"] for each in found])) for m in methods}
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._options import AsJson, DryRun, Overwrite, Stores, Table, split_names
-from nimbus_sd.cli._tables import check_file
+from nimbus_sd.cli._tables import check_ending, check_file
 from nimbus_sd.cli._truth import TRUTH, find_truth, joined, open_tables
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Scores above are positive: a number, or SCORES=NUMBER; may be repeated."),
     ] = None,
-    markers: Annotated[str | None, typer.Option(help="Comma-separated; all that both have.")] = None,
+    markers: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; all that both have, and labels of others are an error."),
+    ] = None,
     n_bootstrap: Annotated[int, typer.Option(help="Resamples for the limits; 0 gives none.")] = 200,
     resample: Annotated[
         str | None, typer.Option(help="Column of obs whose groups are drawn as wholes, such as region.")
@@ -48,6 +52,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure scores against labels: precision, recall, F1, AUROC and more, per marker."""
+    check_ending("--out", out, ".csv")
     check_file("--out", out, overwrite=overwrite)
     limits = _thresholds(threshold)
     columns = split_names(by) or []
@@ -64,7 +69,7 @@ def evaluate(
         adata,
         labels,
         split_names(scores),
-        n_bootstrap=0 if dry_run else n_bootstrap,
+        n_bootstrap=min(n_bootstrap, 0) if dry_run else n_bootstrap,
         resample=resample,
         **options,
     )
@@ -76,7 +81,8 @@ def evaluate(
         return
     lines = [_shown(frame, columns, one_score=frame["scores"].nunique() == 1)]
     if out is not None:
-        frame.to_csv(out, index=False)
+        with whole_file(out) as partial:
+            frame.to_csv(partial, index=False)
         lines.append(f"\nwith limits -> {out}")
     answer({**facts, "out": out, "rows": frame}, lines, as_json=as_json)
 

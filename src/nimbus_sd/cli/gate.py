@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._files import mapping
 from nimbus_sd.cli._options import AsJson, DryRun, Overwrite, Stores, split_names
+from nimbus_sd.cli._places import check_key
 from nimbus_sd.cli._tables import check_ending, check_file
 from nimbus_sd.cli._truth import open_tables
 
@@ -48,7 +50,7 @@ def gate(
         ),
     ] = "auto",
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw intensities and thresholds, .png or .pdf.")
+        Path | None, typer.Option(help="Also draw intensities and thresholds, .png, .pdf or .svg.")
     ] = None,
     sections: Annotated[str | None, typer.Option(help="Comma-separated sections to draw.")] = None,
     confidence: Annotated[float, typer.Option(help="Odds that a label needs, for suggestions.")] = 0.99,
@@ -63,30 +65,36 @@ def gate(
 ) -> None:
     """Suggest thresholds as a CSV, or gate cells by one and undo labels that contradict each other."""
     _check_call(out, thresholds, plot, overwrite=overwrite)
-    sdatas = open_tables(stores, table)
+    sdatas = open_tables(stores, table, write=thresholds is not None)
     tables = [sdata.tables[table] for sdata in sdatas]
     facts: dict[str, Any] = {"stores": stores, "table": table, "out": out, "plot": plot, "dry_run": dry_run}
-    names = split_names(markers)
-    if thresholds is None:
+    names, drawn = split_names(markers), split_names(sections)
+    found = None if thresholds is None else _read(thresholds, names)
+    if found is None or found.index.nlevels == 2:
+        _check_sections(tables, stores, section)
+    if found is None:
         whole = _joined(tables, stores, layer, section)
         found = _suggested(whole, names, confidence, quantile, max_cells, seed)
         told = {"thresholds": found.reset_index()}
         lines = [found.drop(columns="n_cells").round(3).to_string()]
-        if out is not None and not dry_run:
-            found.to_csv(out, float_format="%.6g")
-            lines += [f"thresholds -> {out}", f"next: nimbus-sd gate STORE --thresholds {out}"]
     else:
-        found = _read(thresholds, names)
+        for each in tables:
+            check_key("--key-added", key_added, each.layers)
         told, lines = _gated(
             tables, stores, found, layer=layer, section=section, key=key_added, tree=tree, overwrite=overwrite
         )
         whole = _joined(tables, stores, layer, section) if plot is not None else None
-        if not dry_run:
-            _persist(sdatas, table)
-            lines.append(f"layer {key_added!r} -> {', '.join(f'{s}/tables/{table}' for s in stores)}")
         told["key_added"] = key_added
+    if plot is not None:  # before anything is written: what can't be drawn is an error
+        _draw(whole, found, drawn, None if dry_run else plot)
+    if not dry_run and thresholds is not None:
+        _persist(sdatas, table)
+        lines.append(f"layer {key_added!r} -> {', '.join(f'{s}/tables/{table}' for s in stores)}")
+    elif not dry_run and out is not None:
+        with whole_file(out) as partial:
+            found.to_csv(partial, float_format="%.6g")
+        lines += [f"thresholds -> {out}", f"next: nimbus-sd gate STORE --thresholds {out}"]
     if plot is not None and not dry_run:
-        _draw(whole, found, split_names(sections), plot)
         lines.append(f"figure -> {plot}")
     if dry_run:
         lines.append("a dry run: nothing was written")
@@ -106,6 +114,23 @@ def _check_call(out: Path | None, thresholds: Path | None, plot: Path | None, *,
         check_file(option, path, overwrite=overwrite)
 
 
+def _check_sections(tables: Sequence[AnnData], stores: Sequence[str], section: str | None) -> None:
+    """Raise if several stores have sections of one name, which thresholds would take for one."""
+    from nimbus_sd._sdata.gates import cell_sections
+
+    seen = dict[str, str]()
+    for table, store in zip(tables, stores, strict=True):
+        of_cell, column = cell_sections(table, section)
+        if not column and len(tables) > 1:
+            msg = f"{store}: the table knows no sections; name their column with --section, or gate it alone"
+            raise InputError(msg)
+        for name in dict.fromkeys(of_cell.tolist()):
+            if name in seen:
+                msg = f"section {name!r} is in {seen[name]} and in {store}; gate one store at a time"
+                raise InputError(msg)
+            seen[name] = store
+
+
 def _joined(
     tables: Sequence[AnnData], stores: Sequence[str], layer: str | None, section: str | None
 ) -> AnnData:
@@ -117,17 +142,9 @@ def _joined(
 
     from nimbus_sd._sdata.gates import cell_sections, intensities
 
-    parts, seen = [], dict[str, str]()
-    for table, store in zip(tables, stores, strict=True):
+    parts = []
+    for table in tables:
         of_cell, column = cell_sections(table, section)
-        if not column and len(tables) > 1:
-            msg = f"{store}: the table knows no sections; name their column with --section, or gate it alone"
-            raise InputError(msg)
-        for name in dict.fromkeys(of_cell.tolist()):
-            if name in seen:
-                msg = f"section {name!r} is in {seen[name]} and in {store}; gate one store at a time"
-                raise InputError(msg)
-            seen[name] = store
         obs = pd.DataFrame({"section": of_cell} if column else {}, index=table.obs_names)
         var = pd.DataFrame(index=table.var_names)
         parts.append(ad.AnnData(intensities(table, layer)[0], obs=obs, var=var))
@@ -208,10 +225,11 @@ def _persist(sdatas: Sequence[SpatialData], table: str) -> None:
         io.write_table(sdata, table, overwrite=True)
 
 
-def _draw(whole: AnnData | None, found: pd.DataFrame, sections: list[str] | None, path: Path) -> None:
+def _draw(whole: AnnData | None, found: pd.DataFrame, sections: list[str] | None, path: Path | None) -> None:
+    """Draw into a file; into none, to see whether it can be done."""
     import matplotlib as mpl
 
     from nimbus_sd import pl
 
     mpl.use("agg")
-    pl.gate(whole, thresholds=found, sections=sections, save=path)
+    pl.gate(whole, thresholds=found, sections=sections, save=path, return_fig=path is None)

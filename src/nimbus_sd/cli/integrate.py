@@ -66,6 +66,7 @@ def integrate(
     for option, path in (("--csv", csv), ("--concat", concat)):
         check_file(option, path, overwrite=overwrite)
     from nimbus_sd import io, pp
+    from nimbus_sd._sdata.cohort import as_cohort
     from nimbus_sd.pp._integrated_expression import check_statistics
 
     shares = split_numbers("--quantiles", quantiles)
@@ -75,6 +76,7 @@ def integrate(
         **{"image": image_choice(image), "labels": split_names(labels), "channels": channel_choice(channels)},
         **{"coordinate_system": coordinate_system, "mpp": mpp, "exclude": exclude},
     }
+    as_cohort(sdatas)  # raises where one comes twice
     n_blocks = sum(_blocks(sdata, table, elements, overwrite=overwrite) for sdata in sdatas)
     facts: dict[str, Any] = {"stores": stores, "table": table, "csv": csv, "concat": concat}
     if dry_run:

@@ -14,7 +14,7 @@ import typer
 from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._complete import model_names
-from nimbus_sd.cli._options import AsJson, Overwrite
+from nimbus_sd.cli._options import AsJson, DryRun, Overwrite
 
 if TYPE_CHECKING:
     from nimbus_sd.models import EmbeddingCard, ModelCard, SubtypeCard
@@ -36,21 +36,36 @@ def models(
     ] = False,
     onnx: Annotated[Path | None, typer.Option(help="Export the network to this folder as ONNX.")] = None,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """List the registered models, print a card, fetch or export weights."""
+    _check_call(name, onnx, fetch=fetch, overwrite=overwrite, dry_run=dry_run)
     if name is None:
-        if fetch or onnx is not None:
-            msg = "--fetch and --onnx are for one model: nimbus-sd models NAME --fetch"
-            raise InputError(msg)
         _list(as_json=as_json)
     elif onnx is not None:
-        _export(name, onnx, overwrite=overwrite, as_json=as_json)
+        _export(name, onnx, overwrite=overwrite, dry_run=dry_run, as_json=as_json)
     elif fetch:
-        _fetch(name, as_json=as_json)
+        _fetch(name, dry_run=dry_run, as_json=as_json)
     else:
         card = _card(name)
         answer(asdict(card), _shown(asdict(card)), as_json=as_json)
+
+
+def _check_call(name: str | None, onnx: Path | None, *, fetch: bool, overwrite: bool, dry_run: bool) -> None:
+    """Raise for options that would have no effect."""
+    if name is None and (fetch or onnx is not None):
+        msg = "--fetch and --onnx are for one model: nimbus-sd models NAME --fetch"
+        raise InputError(msg)
+    if fetch and onnx is not None:
+        msg = "--fetch and --onnx: give one of them; --onnx downloads what it needs"
+        raise InputError(msg)
+    if overwrite and onnx is None:
+        msg = "--overwrite is for --onnx, which is not given; leave it out"
+        raise InputError(msg)
+    if dry_run and onnx is None and not fetch:
+        msg = "--dry-run is for --onnx and --fetch, as nothing else is written; leave it out"
+        raise InputError(msg)
 
 
 def _list(*, as_json: bool) -> None:
@@ -102,11 +117,19 @@ def _card(name: str) -> ModelCard | EmbeddingCard | SubtypeCard:
     return get_card(name)
 
 
-def _fetch(name: str, *, as_json: bool) -> None:
+def _fetch(name: str, *, dry_run: bool, as_json: bool) -> None:
     from nimbus_sd.models import load
+    from nimbus_sd.models.hub import cache_folder
     from nimbus_sd.models.registry import get_card
 
-    get_card(name)  # folders need no fetching
+    card = get_card(name)  # folders need no fetching
+    if dry_run:
+        place = _place(card)
+        target = place or cache_folder() / name / card.weights_file
+        told = f"{name} is there: {place}" if place else f"would download {card.weights_url} to {target}"
+        facts: dict[str, Any] = {"name": name, "path": target, "there": place is not None, "dry_run": True}
+        answer(facts, told, as_json=as_json)
+        return
     found = load(name)  # which checks the file
     size = 0 if found.path is None else found.path.stat().st_size
     facts = {"name": name, "path": found.path, "bytes": size, "sha256": found.card.sha256}
@@ -114,14 +137,36 @@ def _fetch(name: str, *, as_json: bool) -> None:
     answer(facts, lines, as_json=as_json)
 
 
-def _export(name: str, out: Path, *, overwrite: bool, as_json: bool) -> None:
+def _export(name: str, out: Path, *, overwrite: bool, dry_run: bool, as_json: bool) -> None:
     from nimbus_sd.models import export_onnx
 
+    if dry_run:
+        from nimbus_sd.models.onnx import check_target
+        from nimbus_sd.models.onnx_graph import check_extra
+
+        check_target(out, overwrite=overwrite)
+        check_extra()
+        files = _would_export(name)
+        facts: dict[str, Any] = {"name": name, "onnx": out, "files": files, "dry_run": True}
+        answer(facts, f"would export {name} to {out}: {', '.join(files)}", as_json=as_json)
+        return
     export_onnx(name, out, overwrite=overwrite)
     files = sorted(p.name for p in out.iterdir())
     answer(
         {"name": name, "onnx": out, "files": files}, f"{name} -> {out}: {', '.join(files)}", as_json=as_json
     )
+
+
+def _would_export(name: str) -> list[str]:
+    """Files of an export; the model is loaded if it is here, and not downloaded."""
+    from nimbus_sd.models import load
+    from nimbus_sd.models.card import CARD_FILE
+    from nimbus_sd.models.onnx import HEAD_FILE, MODEL_FILE
+    from nimbus_sd.models.registry import get_card
+
+    here = Path(name).exists() or _place(get_card(name)) is not None
+    card = load(name).card if here else get_card(name)
+    return sorted([CARD_FILE, MODEL_FILE, *([HEAD_FILE] if card.head else [])])
 
 
 def _shown(card: Mapping[str, Any]) -> list[str]:

@@ -147,8 +147,9 @@ def predict(
     final, layer = (table, None) if into is None else (into, "nimbus")
     facts: dict[str, Any] = {"stores": stores, "model": model, "csv": csv, "concat": concat}
     if dry_run:
-        check(objects, elements, **target)
-        found = tl.estimate(objects, fit_normalization=fitted is None, **shared)
+        shared["channels"] = check(objects, elements, **target)
+        with connected(scheduler):
+            found = tl.estimate(objects, fit_normalization=fitted is None, **shared)
         would = [f"{place}/tables/{final}" for place in places]
         facts |= {**found.to_dict(), "dry_run": True, "would_write": would}
         answer(facts, [*found.lines(), f"would write {', '.join(would)}"], as_json=as_json)

@@ -45,6 +45,9 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         msg = f"--out {out}: a page ends in .html, for instance {out.name}.html"
         raise InputError(msg)
+    if max_samples < 1:
+        msg = f"--max-samples {max_samples}; at least 1"
+        raise InputError(msg)
     from nimbus_sd import app
 
     sdata = open_store(store)

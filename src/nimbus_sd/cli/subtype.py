@@ -95,7 +95,11 @@ def subtype(
     tables, lines = tables_of(objects, stores, out_dir, table)
     positive, inconsistent, n = _called(objects, table)
     shares = ", ".join(f"{marker} {share:.1%}" for marker, share in positive.items())
-    lines += [f"positive: {shares}; {inconsistent} of {n} cells contradict the hierarchy and are undefined"]
+    lines.append(
+        f"positive: {shares}; {inconsistent} of {n} cells contradict the hierarchy and are undefined"
+        if n
+        else "there is no cell to look at: no table was written"
+    )
     facts |= {"tables": tables, "positive": positive, "n_inconsistent": inconsistent}
     answer(facts, lines, as_json=as_json)
 
@@ -123,6 +127,8 @@ def _called(objects: Any, table: str) -> tuple[dict[str, float], int, int]:
 
     found = [s.tables[table] for s in as_cohort(objects).values() if table in s.tables]
     n = sum(t.n_obs for t in found)
+    if n == 0:
+        return {}, 0, 0
     positive = np.sum([(np.asarray(t.layers["positive"]) == 1).sum(axis=0) for t in found], axis=0)
     shares = dict(zip(found[0].var_names, (positive / n).tolist(), strict=True))
     return shares, sum(int(t.uns["nimbus_subtypes"]["n_inconsistent"]) for t in found), n

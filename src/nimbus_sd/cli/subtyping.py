@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nimbus_sd._core.errors import InputError
+from nimbus_sd._core.files import whole_file
 from nimbus_sd.cli._answer import answer, say
 from nimbus_sd.cli._options import AsJson, Device, DryRun, Progress
 
@@ -120,7 +121,8 @@ def subtyping(
                 as_json=as_json,
             )
         facts[name] = shown = summary(frames, columns)
-        shown.to_csv(out / f"{name}.csv", index=False)
+        with whole_file(out / f"{name}.csv") as partial:
+            shown.to_csv(partial, index=False)
         lines.append(f"\n{name}, cells of test patients\n\n{shown.round(3).to_string(index=False)}")
         lines.append(f"\n{out / name}.csv; with intervals, by network: {out}/*/test.csv")
     answer(facts, lines, as_json=as_json)

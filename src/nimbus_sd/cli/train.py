@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nimbus_sd._core.errors import InputError
 from nimbus_sd.cli._answer import answer
 from nimbus_sd.cli._files import configuration, network
 from nimbus_sd.cli._options import (
@@ -18,6 +19,7 @@ from nimbus_sd.cli._options import (
     Precision,
     Progress,
     Threads,
+    device_count,
     is_store,
     open_store,
 )
@@ -46,7 +48,7 @@ def train(
     config: Annotated[
         str | None, typer.Option(help="small, paper, or a TOML file with keys of TrainConfig.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="small, paper: used without --config.", hidden=True)] = "small",
+    preset: Annotated[str | None, typer.Option(help="small, paper: as --config.", hidden=True)] = None,
     labels_layer: Layer = "silver",
     table: LabelledTable = None,
     model: Annotated[
@@ -73,7 +75,13 @@ def train(
     from nimbus_sd._sdata.training import open_path
     from nimbus_sd.engine.training.config import TrainConfig
 
-    chosen = configuration("--config", config or preset, TrainConfig)
+    if config is not None and preset is not None:
+        msg = "--config and --preset: give one of them"
+        raise InputError(msg)
+    n_devices = device_count(trainer, devices, strategy)
+    chosen = configuration(
+        "--config" if preset is None else "--preset", config or preset or "small", TrainConfig
+    )
     settings: dict[str, Any] = {
         **{"labels_layer": labels_layer, "table": table, "mpp": mpp},
         **{"config": chosen, "model": network("--model", model)},
@@ -88,7 +96,7 @@ def train(
         data,
         out=out,
         **settings,
-        devices=int(devices) if devices.isdigit() else devices,
+        devices=n_devices,
         strategy=strategy,
         n_threads=n_threads,
         licence=licence,

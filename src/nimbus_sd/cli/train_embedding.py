@@ -23,6 +23,7 @@ from nimbus_sd.cli._options import (
     Stores,
     Threads,
     channel_choice,
+    device_count,
     image_choice,
     open_stores,
     split_names,
@@ -79,6 +80,7 @@ def train_embedding(
     from nimbus_sd._sdata.sizes import bytes_of
     from nimbus_sd.engine.embedding.train_config import EmbeddingTrainConfig
 
+    n_devices = device_count(trainer, devices, strategy)
     options: dict[str, Any] = {
         **{
             "image": image_choice(image),
@@ -100,7 +102,7 @@ def train_embedding(
         objects,
         out=out,
         **options,
-        devices=int(devices) if devices.isdigit() else devices,
+        devices=n_devices,
         strategy=strategy,
         progress=progress,
     )

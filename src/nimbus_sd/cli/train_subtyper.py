@@ -22,6 +22,7 @@ from nimbus_sd.cli._options import (
     Progress,
     Stores,
     Threads,
+    device_count,
     image_choice,
     open_stores,
     split_names,
@@ -132,7 +133,7 @@ def train_subtyper(
     }
     how: dict[str, Any] = {
         **{"trainer": trainer, "device": device, "precision": precision, "stop_at": stop_at},
-        **{"devices": int(devices) if devices.isdigit() else devices, "strategy": strategy},
+        **{"devices": device_count(trainer, devices, strategy), "strategy": strategy},
     }
     kept: dict[str, Any] = {
         "cache": bytes_of(cache, argument="cache"),

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._core.near import did_you_mean
+from nimbus_sd._sdata.plausible_mpp import PIXEL_SIZES
 from nimbus_sd.io._discover import FieldFiles
 from nimbus_sd.io._names import duplicates, listing, tiff_stem
 from nimbus_sd.io._scan import Plane, Scan, scan
@@ -109,6 +111,8 @@ def check_arguments(*, mpp: float | None, chunks: int, **names: Sequence[str] | 
     if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
         msg = f"mpp={mpp!r}; valid: µm per px, a number above 0."
         raise InputError(msg)
+    if mpp is not None:
+        PIXEL_SIZES.check(mpp)
     if chunks < 1:
         msg = f"chunks={chunks!r}; valid: the side of a chunk in px, 1 or more (1024 is a good start)."
         raise InputError(msg)
@@ -129,7 +133,7 @@ def field_mpp(field: FieldImage, mpp: float | None) -> float:
     Raises
     ------
     InputError
-        If neither is there, or the metadata's is no positive size of square pixels.
+        If neither is there, or the metadata's is no positive, plausible size of square pixels.
     """
     size = field.pixel_size
     if mpp is None and size is None:
@@ -151,6 +155,7 @@ def field_mpp(field: FieldImage, mpp: float | None) -> float:
                 "Resample the image, or give mpp= if the metadata is wrong."
             )
             raise InputError(msg)
+        PIXEL_SIZES.check(x, f"{field.source}: the metadata")
         return x
     if size is not None and not math.isclose(size[1], mpp, rel_tol=0.01):
         warnings.warn(
@@ -174,7 +179,8 @@ def _choose(names: Sequence[str], channels: Sequence[str] | None, fov: str, sour
     missing = [name for name in channels if name not in names]
     if missing:
         msg = (
-            f"{source}: field {fov!r} has no channel {listing(missing)}; it has: {listing(names, limit=80)}."
+            f"{source}: field {fov!r} has no channel {listing(missing)}{did_you_mean(missing, names)}; "
+            f"it has: {listing(names, limit=80)}."
         )
         raise InputError(msg)
     return [names.index(name) for name in channels]

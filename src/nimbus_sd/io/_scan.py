@@ -82,7 +82,8 @@ def naming(path: Path | str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
+    # tifffile's own error is a ValueError in newer versions only
+    except (OSError, ValueError, LookupError, RuntimeError, struct.error, tifffile.TiffFileError) as error:
         msg = f"{path}: can't be read as TIFF, or is truncated ({error}). Copy or export the file again."
         raise InputError(msg) from error
 

@@ -13,6 +13,7 @@ from spatialdata.models import TableModel
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._core.files import whole_file
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd.io._cell_columns import AREA_PX, AREA_UM2, FOV, LABEL, POSITION, RESERVED, SUFFIX
 from nimbus_sd.io._names import duplicates, listing
 
@@ -80,7 +81,8 @@ def _frame(adata: AnnData, layer: str | None) -> pd.DataFrame:
         )
         raise InputError(msg)
     if layer is not None and layer not in adata.layers:
-        msg = f"layer={layer!r} is not in the table; it has: {listing(adata.layers)}. None writes X."
+        known = listing(layer_names(adata.layers))
+        msg = f"layer={layer!r} is not in the table; it has: {known}. None writes X."
         raise InputError(msg)
     channels = adata.var_names.astype(str).tolist()
     clashing = [*(name for name in channels if name in RESERVED or not name), *duplicates(channels)]

@@ -63,8 +63,9 @@ def write_vitessce(
         At most 6 channels of the image to draw; the first also colours the cells. None takes the
         table's first three.
     groupby
-        Columns of the table's ``obs`` to offer as cell sets; None takes the categorical ones of at
-        most 50 categories that the store has, without the region.
+        Columns of the table's ``obs`` to offer as cell sets, of text or categories, at most 50 different
+        ones; None takes the categorical ones of at most 50 categories that the store has, without the
+        region.
     url
         Address under which the store is served; None takes ``http://localhost:8000/<store's name>``.
     overwrite
@@ -82,7 +83,8 @@ def write_vitessce(
         If an element, table, channel or column does not exist.
     InputError
         If the object or table is in no local store, the file exists, the table annotates other
-        labels, there are several fields and none is chosen, or too many channels.
+        labels, there are several fields and none is chosen, there are too many channels, or a column
+        of `groupby` holds numbers or too many different values.
 
     Examples
     --------
@@ -167,17 +169,29 @@ def _sets(adata: AnnData, stored: Path, groupby: str | Sequence[str] | None) -> 
         few = [c for c in few if len(adata.obs[c].cat.categories) <= _MAX_GROUPS]
         return [c for c in few if (stored / "obs" / c).is_dir()]
     names = [groupby] if isinstance(groupby, str) else list(groupby)
-    for name in names:
+    for name in dict.fromkeys(names):
         if name not in adata.obs:
             known = ", ".join(map(repr, adata.obs.columns))
             msg = f"no column {name!r} in the table; columns: {known}"
             raise ElementNotFoundError(msg)
+        _check_groups(adata.obs[name])
         if not (stored / "obs" / name).is_dir():
             msg = (
                 f"column {name!r} is not in {stored}; nb.io.write_table(sdata, {stored.name!r}) puts it there"
             )
             raise InputError(msg)
     return names
+
+
+def _check_groups(column: pd.Series) -> None:
+    """Raise unless its values can be sets of cells."""
+    n = column.nunique()
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        msg = f"column {column.name!r} is of type {column.dtype}; cell sets are columns of text or categories"
+        raise InputError(msg)
+    if n > _MAX_GROUPS:
+        msg = f"column {column.name!r} has {n} different values; at most {_MAX_GROUPS} can be cell sets"
+        raise InputError(msg)
 
 
 def _config(

@@ -99,7 +99,7 @@ def export_onnx(
     ['card.json', 'model.onnx']
     """
     path = Path(path)
-    _check_target(path, overwrite=overwrite)
+    check_target(path, overwrite=overwrite)
     check_extra()
     check_opset(opset)
     loaded = load(model)
@@ -111,7 +111,8 @@ def export_onnx(
     return path
 
 
-def _check_target(path: Path, *, overwrite: bool) -> None:
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raise :class:`InputError` unless an export can be written to `path`."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -122,7 +123,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
         msg = f"{path} holds other files ({', '.join(others[:3])}) and is left alone; choose another path"
         raise InputError(msg)
     if any(path.iterdir()) and not overwrite:
-        msg = f"{path} exists; pass overwrite=True (--overwrite) to replace it, or another path"
+        msg = f"{path} exists; pass overwrite=True to replace it, or another path"
         raise InputError(msg)
 
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd.arrays.agreement import spearman_rows
 from nimbus_sd.pl import _style as style
 from nimbus_sd.pl._colours import group_colours
@@ -142,7 +143,7 @@ def _layers(adata: ad.AnnData, layers: str | Sequence[str] | None) -> list[str]:
     wanted = found if layers is None else [layers] if isinstance(layers, str) else list(layers)
     missing = [name for name in wanted if name not in adata.layers]
     if missing or not wanted:
-        known = ", ".join(map(repr, adata.layers)) or "none"
+        known = ", ".join(map(repr, layer_names(adata.layers))) or "none"
         told = f"layers {missing}" if missing else f"attribution ({', '.join(map(repr, _LAYERS))})"
         msg = f"the table has no {told}; layers: {known}. nb.tl.channel_attribution writes them"
         raise ElementNotFoundError(msg)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
 from nimbus_sd.arrays.metrics import METRICS
@@ -17,6 +18,7 @@ from nimbus_sd.pl import _style as style
 
 _MAX_GROUPS = 80
 _CHANCE = ("auroc", "balanced_accuracy")  # what guessing gives is 0.5, however many are positive
+_DOTS = (0, (1, 1.5))
 _TITLES = {
     "f1": "F1",
     "auroc": "AUROC",
@@ -103,13 +105,25 @@ def evaluation(
         for y in _borders(wide, order):
             for ax in axes:
                 ax.axhline(y, color="0.6", lw=0.6, gid="border")
-        if len(layers) > 1:
-            handles, texts = axes[0].get_legend_handles_labels()
-            fig.legend(handles, texts, loc="outside lower center", ncols=min(3, len(layers)))
+        handles = _handles(axes, with_layers=len(layers) > 1)
+        if handles:
+            columns = min(len(handles), 1 + len(names))  # as many as fit below the panels
+            fig.legend(handles=handles, loc="outside lower center", ncols=columns)
         return fig, axes
 
     fig, axes = style.with_style(build)
     return style.finish(fig, axes, shown=shown, save=save, return_fig=return_fig)
+
+
+def _handles(axes: np.ndarray, *, with_layers: bool) -> list[Line2D]:
+    """What the legend explains: the layers where there are several, and the lines that were drawn."""
+    handles = [h for h in axes[0].get_legend_handles_labels()[0] if with_layers]
+    drawn = {line.get_gid() for ax in axes for line in ax.lines}
+    if "mean" in drawn:
+        handles.append(Line2D([], [], color="0.35", lw=0.9, ls=_DOTS, label="mean of the rows"))
+    if "chance" in drawn:
+        handles.append(Line2D([], [], color="0.6", lw=0.8, label="guessing"))
+    return handles
 
 
 def _check(frame: object, names: list[str]) -> None:
@@ -160,7 +174,7 @@ def _panel(ax: Axes, frame: pd.DataFrame, metric: str, layers: list[str], order:
         gone = np.isnan(value)
         ax.plot(np.full(gone.sum(), 0.015), y[gone], "_", ms=5, mew=1, color=colour, transform=outside)
         if common.sum() > 1:
-            ax.axvline(value[common].mean(), color=colour, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
+            ax.axvline(value[common].mean(), color=colour, lw=0.8, ls=_DOTS, zorder=0, gid="mean")
     if metric in _CHANCE:
         ax.axvline(0.5, color="0.6", lw=0.8, zorder=0, gid="chance")
     ax.set(xlabel=_TITLES.get(metric, metric))

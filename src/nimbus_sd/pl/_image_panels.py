@@ -122,7 +122,7 @@ def draw(
     )
     bar.ax.minorticks_off()
     if axes.shape[1] == 2:
-        text = "score (mean per cell)" if maps is None else "score per pixel"
+        text = "score of the cell" if maps is None else "score per pixel"
         fig.colorbar(right, ax=list(axes[:, 1]), label=text, ticks=[0, 0.25, 0.5, 0.75, 1], **kwargs)
     if scores is not None:
         _legend(axes, drawn.small, unknown, look, own_figure=own_figure)

@@ -22,6 +22,7 @@ from nimbus_sd.pl._density import mirrored_density
 from nimbus_sd.pl._table import check_table, pick_markers, scales, values
 
 _MAX_MARKERS = 24
+_ETA = "η: 1 two sharp groups, 0.75 evenly spread"
 _TICKS = (0.01, 0.1, 0.3, 0.6, 1.0)
 
 
@@ -138,9 +139,12 @@ def score_distribution(
                 ax.tick_params(labelbottom=k == len(kinds) - 1, labelleft=column == 0)
                 if column == 0:
                     ax.set_ylabel(what)
+                if k == len(kinds) - 1:
+                    ax.set_xlabel("score; expression / scale" if k else what, fontsize=7)
             axes[i, 0].set_title(name, fontweight="bold", loc="left")
         _legend(fig, classes)
         fig.supylabel("share of cells (square-root axis)", fontsize=8.5)
+        fig.suptitle(_ETA, x=0.99, ha="right", fontsize=6.5, color="0.25")
         return fig, axes
 
     fig, axes = style.with_style(build)

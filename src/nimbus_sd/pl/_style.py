@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from nimbus_sd._core.errors import InputError
@@ -55,8 +56,15 @@ def is_shown(show: bool | None, *, save: str | Path | None, return_fig: bool, ax
 
 def check_save(save: str | Path | None) -> None:
     """Raise before the work if the figure can't be written there."""
-    if save is not None and not Path(save).expanduser().parent.is_dir():
+    if save is None:
+        return
+    if not Path(save).expanduser().parent.is_dir():
         msg = f"save={str(save)!r}: the folder {Path(save).parent} does not exist; create it first"
+        raise InputError(msg)
+    valid = FigureCanvasBase.get_supported_filetypes()
+    ending = Path(save).suffix[1:].lower()
+    if ending and ending not in valid:  # without one, matplotlib adds its own
+        msg = f"save={str(save)!r}: no figures end in {ending!r}; valid: {', '.join(valid)}"
         raise InputError(msg)
 
 

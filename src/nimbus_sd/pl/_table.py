@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError, NimbusWarning
+from nimbus_sd._core.near import did_you_mean
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd.pl import _style as style
 
 
@@ -45,7 +47,7 @@ def pick_markers(
     names = check_unique(markers)
     missing = [m for m in names if m not in known]
     if missing:
-        msg = f"{where} has no marker {missing}; valid: {', '.join(known)}"
+        msg = f"{where} has no marker {missing}{did_you_mean(missing, known)}; valid: {', '.join(known)}"
         raise ElementNotFoundError(msg)
     if limit is not None and len(names) > limit:
         msg = (
@@ -58,7 +60,8 @@ def pick_markers(
 def values(adata: ad.AnnData, markers: Sequence[str], layer: str | None, *, where: str) -> np.ndarray:
     """``(n_obs, len(markers))`` float64 of X (None) or a layer; never the whole matrix densified."""
     if layer is not None and layer not in adata.layers:
-        msg = f"{where} has no layer {layer!r}; layers: {', '.join(map(repr, adata.layers)) or 'none'}"
+        known = ", ".join(map(repr, layer_names(adata.layers))) or "none"
+        msg = f"{where} has no layer {layer!r}; layers: {known}"
         raise ElementNotFoundError(msg)
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:

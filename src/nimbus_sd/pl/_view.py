@@ -15,6 +15,7 @@ import xarray as xr
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._core.near import did_you_mean
 from nimbus_sd._sdata import elements as el
 from nimbus_sd._sdata.align import is_identity, pixel_map
 from nimbus_sd._sdata.he import looks_like_he
@@ -200,7 +201,8 @@ def read_maps(
     source = el.ElementImage(name, array, el.channel_names(array))
     missing = [m for m in markers if m not in source.channels]
     if missing:
-        msg = f"score map {name!r} has no marker {missing}; valid: {', '.join(source.channels)}"
+        near = did_you_mean(missing, source.channels)
+        msg = f"score map {name!r} has no marker {missing}{near}; valid: {', '.join(source.channels)}"
         raise ElementNotFoundError(msg)
     system = sample.pair.system
     aligned = (

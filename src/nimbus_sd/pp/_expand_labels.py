@@ -11,6 +11,7 @@ from spatialdata.transformations import get_transformation
 
 from nimbus_sd._core.errors import InputError
 from nimbus_sd._sdata.elements import get_labels, mpp_of
+from nimbus_sd._sdata.plausible_mpp import PIXEL_SIZES
 from nimbus_sd._sdata.target import check_new_name
 
 
@@ -67,6 +68,7 @@ def expand_labels(
         msg = f"distance={distance!r} must be a positive number of µm, for instance 2.0"
         raise InputError(msg)
     array = get_labels(sdata, labels)
+    says = f"labels {labels!r}" if mpp is None else ""
     mpp = mpp_of(sdata, "labels", labels) if mpp is None else mpp
     if mpp is None:
         msg = f"labels {labels!r}: the pixel size is unknown; pass mpp= (µm per px)"
@@ -74,6 +76,7 @@ def expand_labels(
     if not mpp > 0:
         msg = f"mpp={mpp!r} must be a positive number of µm per px, for instance 0.5"
         raise InputError(msg)
+    PIXEL_SIZES.check(mpp, says)
     name = key_added or f"{labels}_expanded"
     check_new_name(sdata, name, kind="labels", argument="key_added", overwrite=overwrite)
     reach = distance / mpp

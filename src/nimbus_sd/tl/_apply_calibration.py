@@ -46,7 +46,8 @@ def apply_calibration(
     -------
     None; writes ``layers[key_added]`` float32 in [0, 1] (NaN where the score is NaN),
     ``layers[key_call]`` float32 1 positive, 0 negative, NaN uncertain, and
-    ``uns["calibration"]``. Markers or groups that the calibration does not know get
+    ``uns["calibration"]``. Calls of the calibration that `key_added` holds so far are dropped
+    unless they are replaced. Markers or groups that the calibration does not know get
     the fit over all of them, said in a warning.
 
     Raises
@@ -54,7 +55,7 @@ def apply_calibration(
     ElementNotFoundError
         If the layer or the column of ``obs`` does not exist.
     InputError
-        If it is no calibration, or scores leave [0, 1].
+        If it is no calibration, scores leave [0, 1], or a layer would replace what it is made of.
 
     Examples
     --------
@@ -75,7 +76,8 @@ def apply_calibration(
     if not isinstance(calibration, Mapping) or not {"by", "groups"} <= set(calibration):
         msg = "no calibration there: pass a table after nb.tl.calibrate, or its uns['calibration']"
         raise InputError(msg)
-    groups = json.loads(calibration["groups"])
+    groups = _groups(calibration["groups"])
+    check_keys(layer, key_added, key_call if "low" in groups[POOLED] else None)
     scores = checked_scores(adata, layer)
     names, codes = group_codes(adata, str(calibration["by"]))
     strange = [name for name in names if name not in groups]
@@ -87,10 +89,61 @@ def apply_calibration(
             stacklevel=2,
         )
     calibrated, calls = apply_groups(scores, codes, names, groups)
-    adata.layers[key_added] = calibrated
-    if calls is not None:
-        adata.layers[key_call] = calls
-    adata.uns["calibration"] = dict(calibration) | {"layer": layer or "X", "key_added": key_added}
+    write_layers(adata, {key_added: calibrated, **({} if calls is None else {key_call: calls})}, key_added)
+    adata.uns["calibration"] = dict(calibration) | {
+        "layer": layer or "X",
+        "key_added": key_added,
+        "key_call": "" if calls is None else key_call,
+    }
+
+
+def check_keys(layer: str | None, key_added: str, key_call: str | None, *more: str) -> None:
+    """Raise unless the layers to write are different ones, and none of those that are read.
+
+    Parameters
+    ----------
+    layer
+        With the scores.
+    key_added, key_call
+        To write; None if there are no calls.
+    *more
+        Others that are read.
+
+    Raises
+    ------
+    InputError
+        Otherwise.
+    """
+    taken = ("X", "integrated_expression", "nimbus", "", *([] if layer is None else [layer]), *more)
+    for name, key in (("key_added", key_added), ("key_call", key_call)):
+        if key is not None and (key in taken or "/" in key):
+            msg = f"{name}={key!r} is no name, or that of scores, intensities or labels; choose another"
+            raise InputError(msg)
+    if key_added == key_call:
+        msg = f"key_added={key_added!r} and key_call={key_call!r} are one layer; give them two names"
+        raise InputError(msg)
+
+
+def write_layers(adata: ad.AnnData, layers: Mapping[str, np.ndarray], key_added: str) -> None:
+    """Write the layers; calls that were made with what `key_added` held before are gone."""
+    before = adata.uns.get("calibration", {})
+    old = before.get("key_call", "")
+    if before.get("key_added") == key_added and old in adata.layers and old not in layers:
+        del adata.layers[old]
+    for name, values in layers.items():
+        adata.layers[name] = values
+
+
+def _groups(text: object) -> dict[str, dict[str, Any]]:
+    """Fits by group, the pooled one among them."""
+    try:
+        groups: dict[str, dict[str, Any]] = json.loads(str(text))
+        for fit in (groups[POOLED], *groups.values()):
+            Calibrator.from_dict(fit)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"the calibration's groups can't be read ({error}); take what nb.tl.calibrate wrote"
+        raise InputError(msg) from error
+    return groups
 
 
 def apply_groups(

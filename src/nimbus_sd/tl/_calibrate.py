@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,14 @@ from nimbus_sd.arrays.calibration import (
     fit_calibrator,
 )
 from nimbus_sd.arrays.reliability import expected_calibration_error
-from nimbus_sd.tl._apply_calibration import POOLED, apply_groups, checked_scores, group_codes
+from nimbus_sd.tl._apply_calibration import (
+    POOLED,
+    apply_groups,
+    check_keys,
+    checked_scores,
+    group_codes,
+    write_layers,
+)
 
 _MIN_CLASS = 5  # cells of either class that a group needs for a fit of its own
 
@@ -40,6 +48,7 @@ def calibrate(
     truth: str | pd.DataFrame | ad.AnnData,
     *,
     layer: str | None = None,
+    markers: str | Sequence[str] | None = None,
     method: str = "temperature",
     by: str = "marker",
     error_rate: float | None = None,
@@ -61,6 +70,9 @@ def calibrate(
         Labels as in :func:`nimbus_sd.tl.evaluate`, for some of the cells and markers.
     layer
         Layer with the scores; None takes ``X``.
+    markers
+        Whose labels to fit on; None takes all that both have, and labels of others are an error.
+        All of the table's markers are calibrated in any case.
     method
         ``"temperature"`` one number per group: sharper or softer, 0.5 stays; ``"platt"``
         two: also moves the decision; ``"isotonic"`` any rising step map, for thousands
@@ -101,15 +113,16 @@ def calibrate(
     ``low``, ``high``, ``error`` and ``called`` are those of the pooled fit. Writes
     ``layers[key_added]`` float32 in [0, 1], ``layers[key_call]`` float32 1 positive, 0
     negative, NaN uncertain, and ``uns["calibration"]`` for
-    :func:`nimbus_sd.tl.apply_calibration`.
+    :func:`nimbus_sd.tl.apply_calibration`. Calls of an earlier fit in the same
+    ``layers[key_added]`` are dropped unless they are replaced.
 
     Raises
     ------
     ElementNotFoundError
         If a layer, marker or column does not exist.
     InputError
-        If labels don't fit or all cells are of one class, scores leave [0, 1], or a
-        parameter is out of range. Nothing is written then.
+        If labels don't fit or all cells are of one class, scores leave [0, 1], a layer would
+        replace what it is made of, or a parameter is out of range. Nothing is written then.
 
     References
     ----------
@@ -133,10 +146,12 @@ def calibrate(
         raise InputError(msg)
     options = _Options(method, error_rate, n_folds, seed)
     check_adata(adata)
+    read = [truth] if isinstance(truth, str) else []
+    check_keys(layer, key_added, None if error_rate is None else key_call, *read)
     scores = checked_scores(adata, layer)
     labels = np.full(adata.shape, np.nan)
-    found, markers = truth_matrix(adata, truth)
-    labels[:, adata.var_names.get_indexer(markers)] = found
+    found, labelled = truth_matrix(adata, truth, markers=markers)
+    labels[:, adata.var_names.get_indexer(labelled)] = found
     labels[np.isnan(scores)] = np.nan
     names, codes = group_codes(adata, by)
     fields = None if field_key not in adata.obs else pd.factorize(adata.obs[field_key])[0]
@@ -151,14 +166,13 @@ def calibrate(
     _warn_pooled(names, own, by, min_cells)
     # groups without a fit of their own are remembered, so that another table isn't warned about them
     stored = {name: groups.get(name, groups[POOLED]) for name in [*names, POOLED]}
-    adata.layers[key_added] = calibrated
-    if calls is not None:
-        adata.layers[key_call] = calls
+    write_layers(adata, {key_added: calibrated, **({} if calls is None else {key_call: calls})}, key_added)
     adata.uns["calibration"] = {
         "method": method,
         "by": by,
         "layer": layer or "X",
         "key_added": key_added,
+        "key_call": "" if calls is None else key_call,
         "error_rate": np.nan if error_rate is None else error_rate,
         "n_labelled": int(y.size),
         "groups": json.dumps(stored),

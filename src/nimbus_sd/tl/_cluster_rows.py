@@ -11,6 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._core.near import did_you_mean
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd.arrays.som import add_node_sums, block_rows, nearest_nodes
 
 _CHECKED_ROWS = 1 << 16
@@ -65,11 +67,12 @@ def table_rows(adata: ad.AnnData, layer: str | None, channels: str | Sequence[st
     InputError
         If a channel is named twice, or none is.
     """
-    if layer not in (None, "X", *adata.layers):
-        known = ", ".join(map(repr, ["X", *adata.layers]))
+    if layer not in (None, "X", *layer_names(adata.layers)):
+        known = ", ".join(map(repr, ["X", *layer_names(adata.layers)]))
         msg = f"the table has no layer {layer!r}; valid: {known}"
         raise ElementNotFoundError(msg)
-    values = adata.layers[layer] if layer in adata.layers else adata.X  # noqa: SIM401
+    named = layer in layer_names(adata.layers)
+    values = adata.layers[layer] if named else adata.X
     if values is None:
         msg = "the table has an empty X; name a layer"
         raise ElementNotFoundError(msg)
@@ -77,7 +80,8 @@ def table_rows(adata: ad.AnnData, layer: str | None, channels: str | Sequence[st
     wanted = names if channels is None else [channels] if isinstance(channels, str) else list(channels)
     missing = [str(name) for name in wanted if name not in names]
     if missing:
-        msg = f"the table has no channel {', '.join(missing)}; valid: {', '.join(names)}"
+        near = did_you_mean(missing, names)
+        msg = f"the table has no channel {', '.join(missing)}{near}; valid: {', '.join(names)}"
         raise ElementNotFoundError(msg)
     if not wanted or len(set(wanted)) < len(wanted):
         twice = sorted({name for name in wanted if wanted.count(name) > 1})
@@ -86,7 +90,7 @@ def table_rows(adata: ad.AnnData, layer: str | None, channels: str | Sequence[st
         )
         msg = f"{wrong}; name each channel once"
         raise InputError(msg)
-    where = f"layer {layer!r}" if layer in adata.layers else "X"
+    where = f"layer {layer!r}" if named else "X"
     return Rows(values, adata.var_names.get_indexer(wanted), tuple(wanted), where)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import anndata as ad
+import pandas as pd
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
@@ -73,11 +74,13 @@ def concat_tables(
 
 def _renamed(table: ad.AnnData, sample: str) -> ad.AnnData:
     """A shallow copy with its own names, without what ties it to one object."""
+    names = pd.Index([f"{sample}_{name}" for name in table.obs_names])
     return ad.AnnData(
         table.X,
-        obs=table.obs.set_axis([f"{sample}_{name}" for name in table.obs_names]),
+        obs=table.obs.set_axis(names),
         var=table.var,
         layers=dict(table.layers),
-        obsm=dict(table.obsm),
+        # frames, such as those of nb.pp.gate, have names of their own
+        obsm={k: v.set_axis(names) if isinstance(v, pd.DataFrame) else v for k, v in table.obsm.items()},
         uns={k: v for k, v in table.uns.items() if k != TableModel.ATTRS_KEY},
     )

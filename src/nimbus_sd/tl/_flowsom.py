@@ -110,8 +110,8 @@ def flowsom(
     """
     check_adata(adata)
     rows = table_rows(adata, layer, channels)
-    size = _train_size(len(rows), n_nodes, n_train)
-    grid = _check(n_nodes, n_metaclusters, method, linkage, seed)
+    size = train_size(len(rows), n_nodes, n_train)
+    grid = check_settings(n_nodes, n_metaclusters, method, linkage, seed)
     check_new_column(adata, key_node, key_added)
     models = require("flowsom.models.batch", extra="flowsom")
     check_rows(rows, vary=True)
@@ -151,7 +151,8 @@ def flowsom(
     }  # fmt: skip
 
 
-def _train_size(n: int, n_nodes: int, n_train: int | None) -> int:
+def train_size(n: int, n_nodes: int, n_train: int | None) -> int:
+    """Cells of `n` that the map is trained on; InputError if it can't be."""
     if n < n_nodes:
         msg = f"{n} cells are fewer than n_nodes={n_nodes}; give a smaller n_nodes"
         raise InputError(msg)
@@ -163,7 +164,10 @@ def _train_size(n: int, n_nodes: int, n_train: int | None) -> int:
     return n_train
 
 
-def _check(n_nodes: int, n_metaclusters: int, method: str, linkage: str, seed: int) -> tuple[int, int]:
+def check_settings(
+    n_nodes: int, n_metaclusters: int, method: str, linkage: str, seed: int
+) -> tuple[int, int]:
+    """Sides of the map's grid; InputError if a setting is out of range."""
     valid: dict[str, tuple[Any, bool, str]] = {
         "n_nodes": (n_nodes, n_nodes >= 4, "at least 4"),
         "n_metaclusters": (

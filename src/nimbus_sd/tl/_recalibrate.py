@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.special import expit
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.arrays.calibration import logit
 from nimbus_sd.arrays.recalibration import agreeing_shift
@@ -96,9 +97,10 @@ def recalibrate(
         raise InputError(msg)
     scores = checked_scores(adata, layer)
     if expression_layer not in adata.layers:
+        known = ", ".join(layer_names(adata.layers)) or "none"
         msg = (
-            f"the table has no layer {expression_layer!r}; layers: {', '.join(adata.layers) or 'none'}; make "
-            "it with nb.tl.predict(integrated_expression=True) or nb.pp.integrated_expression"
+            f"the table has no layer {expression_layer!r}; layers: {known}; make it with "
+            "nb.tl.predict(integrated_expression=True) or nb.pp.integrated_expression"
         )
         raise ElementNotFoundError(msg)
     intensity = matrix(adata, expression_layer)

@@ -11,6 +11,7 @@ import numpy as np
 from spatialdata import SpatialData
 
 from nimbus_sd._core.errors import InputError, NimbusWarning
+from nimbus_sd._core.near import did_you_mean
 from nimbus_sd._sdata.destination import Destination
 from nimbus_sd._sdata.maps import map_name
 from nimbus_sd._sdata.run import Outcome
@@ -60,8 +61,8 @@ class Results:
             unknown = [c for c in self.samples.channels if c not in known]
             if unknown:
                 msg = (
-                    f"table {self.into!r} has no marker {unknown}; valid: {', '.join(known)}; choose with "
-                    "channels="
+                    f"table {self.into!r} has no marker {unknown}{did_you_mean(unknown, known)}; valid: "
+                    f"{', '.join(known)}; choose with channels="
                 )
                 raise InputError(msg)
         self.target.check_maps(self.map_names, self.table, self.into, overwrite=overwrite)

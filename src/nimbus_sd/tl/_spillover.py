@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nimbus_sd._core.errors import ElementNotFoundError, InputError
+from nimbus_sd._sdata.layer_names import layer_names
 from nimbus_sd._sdata.truth import check_adata, matrix
 from nimbus_sd.arrays.spillover import (
     MIN_CELLS,
@@ -100,9 +101,10 @@ def spillover(
     pairs = _columns(adata, exclusive)
     scores = _checked(adata, layer, high=1.0)
     if expression_layer not in adata.layers:
+        known = ", ".join(layer_names(adata.layers)) or "none"
         msg = (
-            f"the table has no layer {expression_layer!r}; layers: {', '.join(adata.layers) or 'none'}; make "
-            "it with nb.tl.predict(integrated_expression=True) or nb.pp.integrated_expression"
+            f"the table has no layer {expression_layer!r}; layers: {known}; make it with "
+            "nb.tl.predict(integrated_expression=True) or nb.pp.integrated_expression"
         )
         raise ElementNotFoundError(msg)
     intensity = _checked(adata, expression_layer, high=np.inf)
