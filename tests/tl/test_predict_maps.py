@@ -125,7 +125,8 @@ def test_maps_are_multiscale_and_whole_numbers_if_asked(sdata, score):
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.65, 2.0])
-def test_maps_return_to_the_images_resolution(sdata, score, mpp):
+def test_maps_return_to_the_images_resolution(factory, score, mpp):
+    sdata = factory(mpp=None)
     table = score(sdata, maps="score", mpp=mpp, tile=16)
     values, labels = finest(sdata["score"]).data.compute(), np.asarray(sdata["fov0_labels"].data)
     for row, i in enumerate(table.obs["instance_id"]):

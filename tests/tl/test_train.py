@@ -219,4 +219,4 @@ def test_the_command_line_trains_and_tunes(tissue, tmp_path, monkeypatch, capsys
     assert card["metrics"]["parent"] == "tiny"
     code, said = run("train", store, "--out", tmp_path / "x", "--config", "none.toml")
     assert code == 1
-    assert "error: --config none.toml: there is no such file" in said
+    assert "error: --config none.toml: no preset" in said
