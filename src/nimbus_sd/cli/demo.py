@@ -166,11 +166,12 @@ def _figures(sdata: SpatialData, out: Path) -> list[Path]:
     mpl.use("Agg")
     from nimbus_sd import pl
 
+    side = min(400, *sdata["fov0_labels"].shape)
     adata = sdata["nimbus"]
     shown = [m for m in _SHOWN if m in adata.var_names]
     paths = [out / name for name in ("scores.png", "distributions.png", "clusters.png")]
     truth = sdata["truth"].to_df().reindex(adata.obs_names)[shown]
-    pl.image(sdata, shown[:3], labels="fov0_labels", crop=(0, 400, 0, 400), save=paths[0], show=False)
+    pl.image(sdata, shown[:3], labels="fov0_labels", crop=(0, side, 0, side), save=paths[0], show=False)
     pl.score_distribution(adata, shown, truth=truth, save=paths[1], show=False)
     pl.marker_heatmap(adata, "leiden", save=paths[2], show=False)
     return paths
